@@ -1,0 +1,177 @@
+package spec
+
+import "tarbert/internal/device"
+
+// Release is the whole file. Paths in it are relative to the file's folder;
+// Load makes them absolute.
+type Release struct {
+	Name string `json:"name"`
+	Seed uint64 `json:"seed"`
+
+	Pools   []Pool  `json:"pools"`
+	Label   Label   `json:"label"`
+	Plan    Plan    `json:"plan"`
+	Qualify Qualify `json:"qualify"`
+	Train   Train   `json:"train"`
+	Convert Convert `json:"convert"`
+	Verify  Verify  `json:"verify"`
+	Compare Compare `json:"compare"`
+	Serve   Serve   `json:"serve"`
+
+	// Dir is the folder of the file and File its path; both absolute, neither in the file.
+	Dir  string `json:"-"`
+	File string `json:"-"`
+}
+
+// Role is what a pool may be used for.
+type Role string
+
+// The roles. Nothing says that one vendor trains and another serves.
+const (
+	Preferred Role = "preferred" // training, first choice
+	Fallback  Role = "fallback"  // training, when the preferred pool is not fit or not there
+	Reference Role = "reference" // judge
+	Target    Role = "target"    // serving
+)
+
+// Pool is devices of one kind behind one executor.
+type Pool struct {
+	Name     string        `json:"name"`
+	Vendor   device.Vendor `json:"vendor"`
+	Executor string        `json:"executor"` // default "local"
+	Roles    []Role        `json:"roles"`
+}
+
+// Label configures the label stage.
+type Label struct {
+	// Annotations is a JSON Lines file of {"id","prompt","completion","votes":{"annotator":"good"|"bad"|null}}.
+	Annotations string    `json:"annotations"`
+	Accept      string    `json:"accept"` // adjudicated label that enters the dataset; default "good"
+	Agreement   Agreement `json:"agreement"`
+}
+
+// Agreement is the label gate: the bootstrap lower bound of Krippendorff's α.
+type Agreement struct {
+	Alpha      float64 `json:"alpha"`      // the lower bound must reach this; default 0.667
+	Confidence float64 `json:"confidence"` // one-sided; default 0.95
+	Resamples  int     `json:"resamples"`  // default 1000
+}
+
+// Plan configures the plan stage.
+type Plan struct {
+	Deadline Duration `json:"deadline"` // on training time
+}
+
+// Qualify configures the qualify stage.
+type Qualify struct {
+	TwinSteps int `json:"twin_steps"` // default 30
+	// GradientTolerance is the largest relative error of a directional
+	// derivative against float64 finite differences; default 1e-2.
+	GradientTolerance float64 `json:"gradient_tolerance"`
+}
+
+// Train configures the train stage. It is also, paths resolved, the recipe
+// that a trainer reads from TARBERT_RECIPE (see Recipe).
+type Train struct {
+	Trainer    string     `json:"trainer"` // default "reference"
+	Model      string     `json:"model"`   // directory with config.json, tokenizer.json, chat template
+	DType      string     `json:"dtype"`   // "float32"
+	Checkpoint Checkpoint `json:"checkpoint"`
+	SFT        SFT        `json:"sft"`
+	GRPO       GRPO       `json:"grpo"`
+	// Restarts is how many attempts without progress end the stage; default 3.
+	Restarts int `json:"restarts"`
+}
+
+// Checkpoint says how often and how many are kept.
+type Checkpoint struct {
+	Every int `json:"every"` // steps; default 50
+	Keep  int `json:"keep"`  // newest ones kept besides the last of each stage; default 3
+}
+
+// Optimizer is AdamW with linear warm-up, then cosine decay to Floor × LearningRate.
+type Optimizer struct {
+	LearningRate float64    `json:"learning_rate"`
+	Warmup       int        `json:"warmup"`
+	Floor        float64    `json:"floor"` // share of the rate at the last step; 1 = constant after warm-up
+	Betas        [2]float64 `json:"betas"`
+	Epsilon      float64    `json:"epsilon"`
+	WeightDecay  float64    `json:"weight_decay"` // decoupled
+	Clip         float64    `json:"clip"`         // global gradient norm; 0 = none
+}
+
+// SFT is supervised fine-tuning on the label stage's dataset.
+type SFT struct {
+	Steps     int       `json:"steps"`
+	Batch     int       `json:"batch"` // examples per step
+	Optimizer Optimizer `json:"optimizer"`
+	// RouterBias is the step of the auxiliary-loss-free load balancing (DeepSeek-V3 §2.1.2); 0 = off.
+	RouterBias float64 `json:"router_bias"`
+}
+
+// GRPO is reinforcement learning with a verifiable reward.
+type GRPO struct {
+	Steps       int       `json:"steps"`
+	Problems    string    `json:"problems"` // JSON Lines of reward.Problem
+	Reward      string    `json:"reward"`   // checker's name; default "answer"
+	Prompts     int       `json:"prompts"`  // per step
+	Samples     int       `json:"samples"`  // per prompt
+	MaxTokens   int       `json:"max_tokens"`
+	Temperature float64   `json:"temperature"`
+	ClipLow     float64   `json:"clip_low"`
+	ClipHigh    float64   `json:"clip_high"`
+	Objective   string    `json:"objective"` // "grpo" or "gspo"
+	Optimizer   Optimizer `json:"optimizer"`
+}
+
+// Recipe is the file that TARBERT_RECIPE names: what the trainer is to do,
+// every path absolute.
+type Recipe struct {
+	Seed    uint64 `json:"seed"`
+	Dataset string `json:"dataset"` // the label stage's JSON Lines: {"id","prompt","completion"}
+	Train   Train  `json:"train"`
+	Threads int    `json:"threads"`
+}
+
+// Steps is the run's target step: SFT steps then GRPO steps, counted through.
+func (r Recipe) Steps() int { return r.Train.SFT.Steps + r.Train.GRPO.Steps }
+
+// Convert configures the convert stage.
+type Convert struct {
+	Formats []string `json:"formats"` // e.g. ["bf16", "w8a8-ascend"]
+	Keep    []string `json:"keep"`    // module name patterns left in bf16, besides the architecture's own list
+}
+
+// Verify configures the verify stage.
+type Verify struct {
+	Format  string `json:"format"`  // which converted form is the candidate; default the last of convert.formats
+	Prompts string `json:"prompts"` // problems file whose prompts, with on-policy continuations, are compared
+	Count   int    `json:"count"`   // how many of them
+	Top     int    `json:"top"`     // k of top-k KL; default 20
+	Margin  Margin `json:"margin"`
+}
+
+// Margin is how far the candidate may be from the reference.
+type Margin struct {
+	Ratio    float64 `json:"ratio"`     // mean clipped KL, upper bound, over the floor's
+	KL       float64 `json:"kl"`        // mean clipped KL in nats, upper bound; 0 = not used
+	DeltaNLL float64 `json:"delta_nll"` // |mean ΔNLL| in nats, bound farther from zero
+	Top1     float64 `json:"top1"`      // top-1 agreement, lower bound
+	Clip     float64 `json:"clip"`      // KL per token is clipped at this; default 0.1
+}
+
+// Compare configures the compare stage.
+type Compare struct {
+	Problems string `json:"problems"` // held-out
+	Reward   string `json:"reward"`   // default "answer"
+	// NonInferiority is the largest loss of greedy accuracy against the f32 checkpoint that is allowed.
+	NonInferiority float64 `json:"non_inferiority"`
+	MaxTokens      int     `json:"max_tokens"`
+}
+
+// Serve configures the serve stage.
+type Serve struct {
+	Addr  string `json:"addr"`  // default 127.0.0.1:8000; port 0 = any free one
+	Smoke string `json:"smoke"` // prompt that the endpoint must answer
+	Name  string `json:"name"`  // served model name; default the release's
+}
