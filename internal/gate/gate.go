@@ -29,8 +29,11 @@ type Result struct {
 	Checks []Check `json:"checks,omitempty"`
 }
 
+// Passed reports whether v is pass.
+func (v Verdict) Passed() bool { return v == Pass }
+
 // Passed reports whether the release may go on.
-func (r Result) Passed() bool { return r.Verdict == Pass }
+func (r Result) Passed() bool { return r.Verdict.Passed() }
 
 // Of combines checks: any fail fails; else any inconclusive (or no check at
 // all, or an unset verdict) is inconclusive; else pass. The reason names the
