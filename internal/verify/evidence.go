@@ -1,0 +1,271 @@
+package verify
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"tarbert/internal/engine"
+	"tarbert/internal/progress"
+	"tarbert/internal/spec"
+	"tarbert/internal/store"
+)
+
+// EvidenceVersion is the layout of the evidence file.
+const EvidenceVersion = 1
+
+// Evidence is everything that the verdict rests on: per token what each side
+// said, and the settings it is judged by.
+type Evidence struct {
+	Version   int         `json:"version"`
+	Digest    string      `json:"prompts_digest"` // of the token ids, see promptsDigest
+	Reference Stack       `json:"reference"`
+	Candidate Stack       `json:"candidate"`
+	Floor     *Stack      `json:"floor,omitempty"`
+	Spec      spec.Verify `json:"spec"`
+	Seed      uint64      `json:"seed"`
+	Asked     int         `json:"asked"` // prompts
+	// Failure is why it ended early, naming side, prompt and position.
+	Failure string   `json:"failure,omitempty"`
+	Prompts []Prompt `json:"prompts"`
+	Seconds float64  `json:"seconds"`
+}
+
+// Prompt is one prompt's numbers. Entry i of every list is about token i+1:
+// the first token has nothing before it.
+type Prompt struct {
+	Tokens []int `json:"tokens"`
+	// LogProb is the reference's, of the actual tokens, in nats.
+	LogProb []float64 `json:"logprob"`
+	// Gap is the reference's between its likeliest and second likeliest token, in nats.
+	Gap       []float64 `json:"gap"`
+	Candidate Series    `json:"candidate"`
+	Floor     *Series   `json:"floor,omitempty"`
+}
+
+// Series is one side against the reference.
+type Series struct {
+	LogProb []float64 `json:"logprob"` // of the actual tokens
+	KL      []float64 `json:"kl"`      // lower bound of KL(reference‖side), nats, not clipped
+	// Same has a 1 where both have the same likeliest token, else a 0.
+	Same string `json:"same"`
+	// SlopeXY and SlopeXX are sums over the prompt; see slopeSums.
+	SlopeXY float64 `json:"slope_xy"`
+	SlopeXX float64 `json:"slope_xx"`
+}
+
+func newEvidence(in Input) *Evidence {
+	ev := &Evidence{
+		Version: EvidenceVersion, Digest: promptsDigest(in.Prompts), Reference: in.Reference.Stack, Candidate: in.Candidate.Stack,
+		Spec: in.Spec, Seed: in.Seed, Asked: len(in.Prompts), Prompts: []Prompt{},
+	}
+	if in.Floor.Scorer != nil {
+		floor := in.Floor.Stack
+		ev.Floor = &floor
+	}
+	return ev
+}
+
+// add reduces one prompt's positions (reference, candidate, and floor if
+// there is one) to numbers.
+func (ev *Evidence) add(tokens []int, sides [][]engine.Position) {
+	p := Prompt{Tokens: tokens}
+	ref := sides[0]
+	for t := 1; t < len(tokens); t++ {
+		p.LogProb = append(p.LogProb, ref[t].LogProb)
+		gap := 0.0
+		if top := ref[t].Top; len(top) > 1 {
+			gap = top[0].LogProb - top[1].LogProb
+		}
+		p.Gap = append(p.Gap, gap)
+	}
+	p.Candidate = series(ref, sides[1])
+	if len(sides) > 2 {
+		s := series(ref, sides[2])
+		p.Floor = &s
+	}
+	ev.Prompts = append(ev.Prompts, p)
+}
+
+func series(ref, side []engine.Position) Series {
+	var s Series
+	same := make([]byte, 0, len(ref))
+	for t := 1; t < len(ref); t++ {
+		s.LogProb = append(s.LogProb, side[t].LogProb)
+		s.KL = append(s.KL, lowerKL(ref[t], side[t]))
+		mark := byte('0')
+		if ref[t].Top[0].Token == side[t].Top[0].Token {
+			mark = '1'
+		}
+		same = append(same, mark)
+		xy, xx := slopeSums(ref[t], side[t])
+		s.SlopeXY, s.SlopeXX = s.SlopeXY+xy, s.SlopeXX+xx
+	}
+	s.Same = string(same)
+	return s
+}
+
+func (ev *Evidence) progress(total int) progress.Update {
+	kl, floor := 0.0, 0.0
+	for _, p := range ev.Prompts {
+		kl += mean(clipped(p.Candidate.KL, ev.Spec.Margin.Clip))
+		if p.Floor != nil {
+			floor += mean(clipped(p.Floor.KL, ev.Spec.Margin.Clip))
+		}
+	}
+	n := float64(len(ev.Prompts))
+	u := progress.Update{
+		Stage: "verify", Done: n, Total: float64(total), Unit: "prompts", Values: map[string]float64{"kl": kl / n},
+		Note: fmt.Sprintf("KL %.2e", kl/n),
+	}
+	if ev.Floor != nil {
+		u.Values["floor"] = floor / n
+		u.Note += fmt.Sprintf(", floor %.2e", floor/n)
+	}
+	return u
+}
+
+func clipped(x []float64, at float64) []float64 {
+	out := make([]float64, len(x))
+	for i, v := range x {
+		out[i] = min(v, at)
+	}
+	return out
+}
+
+func (ev *Evidence) write(path string) error {
+	b, err := json.Marshal(ev)
+	if err != nil {
+		return err
+	}
+	return store.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// promptsDigest is the hex sha256 of the prompts in sorted order, each as its
+// length and its ids, little-endian uint32: which set was asked, in any order.
+func promptsDigest(prompts [][]int) string {
+	sorted := slices.Clone(prompts)
+	slices.SortFunc(sorted, slices.Compare)
+	h := sha256.New()
+	var b []byte
+	for _, p := range sorted {
+		b = binary.LittleEndian.AppendUint32(b[:0], uint32(len(p)))
+		for _, id := range p {
+			b = binary.LittleEndian.AppendUint32(b, uint32(id))
+		}
+		h.Write(b) // a hash's Write does not fail
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Recompute reads an evidence file and judges it anew: the same report that
+// Run returned. It refuses a file whose numbers do not belong together.
+func Recompute(evidencePath string) (*Report, error) {
+	path, err := filepath.Abs(evidencePath)
+	if err != nil {
+		return nil, fmt.Errorf("recompute: %w", err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("recompute: %w", err)
+	}
+	ev, err := parseEvidence(b)
+	if err != nil {
+		return nil, fmt.Errorf("recompute %s: %w", path, err)
+	}
+	r := judge(ev)
+	r.Evidence = path
+	return r, nil
+}
+
+func parseEvidence(b []byte) (*Evidence, error) {
+	var ev Evidence
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&ev); err != nil {
+		return nil, err
+	}
+	if ev.Version != EvidenceVersion {
+		return nil, fmt.Errorf("evidence version %d, this program reads %d", ev.Version, EvidenceVersion)
+	}
+	return &ev, ev.validate()
+}
+
+// validate checks shapes and ranges, so that judging cannot trip over them.
+func (ev *Evidence) validate() error {
+	if !(ev.Spec.Margin.Clip > 0) {
+		return fmt.Errorf("clip is %g", ev.Spec.Margin.Clip)
+	}
+	prompts := make([][]int, len(ev.Prompts))
+	for i, p := range ev.Prompts {
+		prompts[i] = p.Tokens
+		n := len(p.Tokens) - 1
+		if n < 1 || len(p.LogProb) != n || len(p.Gap) != n {
+			return fmt.Errorf("prompt %d: %d tokens with %d log-probabilities and %d gaps", i, n+1, len(p.LogProb), len(p.Gap))
+		}
+		if (p.Floor != nil) != (ev.Floor != nil) {
+			return fmt.Errorf("prompt %d: floor is there for some and not for others", i)
+		}
+		sides := []*Series{&p.Candidate}
+		if p.Floor != nil {
+			sides = append(sides, p.Floor)
+		}
+		for _, s := range sides {
+			if err := s.validate(n); err != nil {
+				return fmt.Errorf("prompt %d: %w", i, err)
+			}
+		}
+	}
+	whole := ev.Failure == ""
+	if whole && (len(ev.Prompts) != ev.Asked || len(ev.Prompts) == 0) {
+		return fmt.Errorf("%d prompts of %d, and no failure", len(ev.Prompts), ev.Asked)
+	}
+	if whole && promptsDigest(prompts) != ev.Digest {
+		return errors.New("the prompts are not those of prompts_digest")
+	}
+	return nil
+}
+
+func (s *Series) validate(n int) error {
+	if len(s.LogProb) != n || len(s.KL) != n || len(s.Same) != n {
+		return fmt.Errorf("a side has %d log-probabilities, %d divergences and %d marks for %d tokens", len(s.LogProb), len(s.KL), len(s.Same), n)
+	}
+	for i := range n {
+		if s.LogProb[i] > 0 || s.KL[i] < 0 || (s.Same[i] != '0' && s.Same[i] != '1') {
+			return fmt.Errorf("token %d is out of range", i+1)
+		}
+	}
+	if s.SlopeXX < 0 || math.IsNaN(s.SlopeXY) {
+		return errors.New("slope sums are out of range")
+	}
+	return nil
+}
+
+// canonical sorts prompts by their tokens, then their numbers, so that the
+// order they were asked in changes nothing. The second result is each one's
+// index in the evidence.
+func (ev *Evidence) canonical() ([]Prompt, []int) {
+	order := make([]int, len(ev.Prompts))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		a, b := ev.Prompts[i], ev.Prompts[j]
+		return cmp.Or(slices.Compare(a.Tokens, b.Tokens), slices.Compare(a.Candidate.KL, b.Candidate.KL),
+			slices.Compare(a.Candidate.LogProb, b.Candidate.LogProb), slices.Compare(a.LogProb, b.LogProb))
+	})
+	sorted := make([]Prompt, len(order))
+	for i, at := range order {
+		sorted[i] = ev.Prompts[at]
+	}
+	return sorted, order
+}

@@ -1,0 +1,333 @@
+package verify
+
+import (
+	"fmt"
+	"math"
+
+	"tarbert/internal/gate"
+)
+
+const (
+	// floorResolution is the smallest mean floor, in nats, that ratios are
+	// formed with: below it the floor is rounding of float32 on the wire.
+	floorResolution = 1e-7
+	// quantileResolution is added to quantiles before their ratio is formed.
+	quantileResolution = 1e-6
+	// leastPrompts and leastTokens: with fewer, resampling has nothing to go on.
+	leastPrompts = 16
+	leastTokens  = 256
+	// tailLimit is how much longer than the floor's the candidate's tail may
+	// be for certain. In a toy MoE, honest W8A8 was 0.4 to 3 times the floor's
+	// shape, a single damaged expert 7 to 170 times.
+	tailLimit = 10.0
+)
+
+// Report is the outcome of a verification. Divergences are in nats.
+type Report struct {
+	Gate   gate.Result `json:"gate"`
+	Digest string      `json:"prompts_digest"`
+
+	Reference Stack  `json:"reference"`
+	Candidate Stack  `json:"candidate"`
+	Floor     *Stack `json:"floor,omitempty"`
+
+	Asked   int `json:"asked"` // prompts
+	Prompts int `json:"prompts"`
+	Tokens  int `json:"tokens"` // scored
+
+	// KL is the mean over prompts of the mean clipped divergence per token;
+	// FloorKL the floor's; Ratio the two's, absent when the floor is zero.
+	KL      Interval  `json:"kl"`
+	FloorKL *Interval `json:"floor_kl,omitempty"`
+	Ratio   *Interval `json:"ratio,omitempty"`
+
+	Quantiles      Quantiles  `json:"quantiles"` // of the tokens' divergence, not clipped
+	FloorQuantiles *Quantiles `json:"floor_quantiles,omitempty"`
+	// Tail is p99/p50 of the candidate over the floor's.
+	Tail *Interval `json:"tail,omitempty"`
+
+	Top1      Interval `json:"top1"` // share of tokens with the same likeliest token
+	FloorTop1 float64  `json:"floor_top1,omitempty"`
+	// Top1Clear counts only tokens where the reference's first is ahead of its
+	// second by more than four times the mean |Δ log-probability|.
+	Top1Clear float64 `json:"top1_clear"`
+
+	DeltaNLL      Interval `json:"delta_nll"` // candidate − reference, of the actual tokens
+	FloorDeltaNLL float64  `json:"floor_delta_nll,omitempty"`
+	AbsDelta      float64  `json:"abs_delta"` // mean |Δ log-probability| of the actual tokens
+	NLL           struct {
+		Reference float64 `json:"reference"`
+		Candidate float64 `json:"candidate"`
+	} `json:"nll"`
+	// Slope of the candidate's centred log-probabilities on the reference's: 1 if logits are not scaled.
+	Slope float64 `json:"slope"`
+
+	Smallest  Smallest    `json:"smallest_fault"`
+	Signature string      `json:"signature"`
+	Causes    []Cause     `json:"causes,omitempty"` // likeliest first, when it failed
+	First     *Divergence `json:"first_divergence,omitempty"`
+	Worst     []Worst     `json:"worst"`
+
+	Failure  string  `json:"failure,omitempty"`
+	Evidence string  `json:"evidence"`
+	Seconds  float64 `json:"seconds"`
+}
+
+// Quantiles of a divergence.
+type Quantiles struct {
+	P50 float64 `json:"p50"`
+	P90 float64 `json:"p90"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+// numbers are per-prompt means, and the tokens, in canonical order.
+type numbers struct {
+	prompts           []Prompt
+	kl, floor         []float64
+	top1, dNLL        []float64
+	floorTop1, floorD []float64
+	kls, floorKLs     tokens
+	count             int
+}
+
+func reduce(ev *Evidence) numbers {
+	var n numbers
+	n.prompts, _ = ev.canonical()
+	clip := ev.Spec.Margin.Clip
+	var kls, floors [][]float64
+	for _, p := range n.prompts {
+		n.count += len(p.LogProb)
+		n.kl = append(n.kl, mean(clipped(p.Candidate.KL, clip)))
+		n.top1 = append(n.top1, agreement(p.Candidate.Same))
+		n.dNLL = append(n.dNLL, mean(p.LogProb)-mean(p.Candidate.LogProb))
+		kls = append(kls, p.Candidate.KL)
+		if p.Floor != nil {
+			n.floor = append(n.floor, mean(clipped(p.Floor.KL, clip)))
+			n.floorTop1 = append(n.floorTop1, agreement(p.Floor.Same))
+			n.floorD = append(n.floorD, mean(p.LogProb)-mean(p.Floor.LogProb))
+			floors = append(floors, p.Floor.KL)
+		}
+	}
+	n.kls, n.floorKLs = newTokens(kls), newTokens(floors)
+	return n
+}
+
+func agreement(marks string) float64 {
+	hits := 0
+	for i := range len(marks) {
+		if marks[i] == '1' {
+			hits++
+		}
+	}
+	return float64(hits) / float64(len(marks))
+}
+
+// judge is the verdict as a function of the evidence and nothing else.
+func judge(ev *Evidence) *Report {
+	r := &Report{
+		Digest: ev.Digest, Reference: ev.Reference, Candidate: ev.Candidate, Floor: ev.Floor,
+		Asked: ev.Asked, Prompts: len(ev.Prompts), Failure: ev.Failure, Seconds: ev.Seconds, Worst: []Worst{},
+	}
+	answers := gate.Check{Name: "answers", Verdict: gate.Pass, Detail: fmt.Sprintf("all %d prompts scored on every side", ev.Asked)}
+	if ev.Failure != "" {
+		answers.Verdict = gate.Inconclusive
+		answers.Detail = fmt.Sprintf("%s (after %d of %d prompts)", ev.Failure, len(ev.Prompts), ev.Asked)
+	}
+	if len(ev.Prompts) == 0 {
+		r.Signature = "nothing was scored"
+		r.Gate = gate.Of(answers)
+		return r
+	}
+	n := reduce(ev)
+	r.Tokens = n.count
+	estimate(r, ev, n)
+	checks := []gate.Check{answers}
+	if ev.Failure == "" {
+		// A side that failed midway may have lied before, and intervals from a
+		// handful of prompts have no error rates: such numbers are reported,
+		// and decide nothing.
+		sample := sampleCheck(n)
+		checks = append(checks, sample)
+		if sample.Verdict == gate.Pass {
+			checks = append(checks, marginChecks(r, ev)...)
+		}
+	}
+	r.Gate = gate.Of(checks...)
+	r.Smallest = smallest(r, ev)
+	s := sign(r, n)
+	r.Signature = s.String()
+	if r.Gate.Verdict == gate.Fail {
+		r.Causes = s.causes()
+	}
+	r.First, r.Worst = firstDivergence(ev), worst(ev)
+	return r
+}
+
+// estimate fills in the statistics with their intervals.
+func estimate(r *Report, ev *Evidence, n numbers) {
+	b := newBootstrap(len(n.prompts), ev.Seed)
+	r.KL, r.DeltaNLL, r.Top1 = b.mean(n.kl), b.mean(n.dNLL), b.mean(n.top1)
+	// Prompts that all agree leave resampling without spread; counting tokens has some.
+	r.Top1.Lower = min(r.Top1.Lower, wilson(r.Top1.Value*float64(n.count), float64(n.count)))
+	r.Quantiles = quantiles(n.kls)
+	if ev.Floor != nil {
+		floor := b.mean(n.floor)
+		r.FloorKL = &floor
+		q := quantiles(n.floorKLs)
+		r.FloorQuantiles = &q
+		r.FloorTop1, r.FloorDeltaNLL = mean(n.floorTop1), mean(n.floorD)
+		if ratio, ok := b.ratio(n.kl, n.floor, floorResolution*float64(len(n.floor))); ok {
+			r.Ratio = &ratio
+			tail := b.percentile(tailRatio(n, nil), func(w []int) float64 { return tailRatio(n, w) })
+			r.Tail = &tail
+		}
+	}
+	var delta, slopeXY, slopeXX float64
+	for _, p := range n.prompts {
+		for i := range p.LogProb {
+			delta += math.Abs(p.Candidate.LogProb[i] - p.LogProb[i])
+		}
+		r.NLL.Reference -= mean(p.LogProb) / float64(len(n.prompts))
+		r.NLL.Candidate -= mean(p.Candidate.LogProb) / float64(len(n.prompts))
+		slopeXY, slopeXX = slopeXY+p.Candidate.SlopeXY, slopeXX+p.Candidate.SlopeXX
+	}
+	r.AbsDelta = delta / float64(n.count)
+	r.Slope = 1
+	if slopeXX > 0 {
+		r.Slope = slopeXY / slopeXX
+	}
+	r.Top1Clear = clearAgreement(n, 4*r.AbsDelta)
+}
+
+func quantiles(t tokens) Quantiles {
+	return Quantiles{t.quantile(0.5, nil), t.quantile(0.9, nil), t.quantile(0.99, nil), t.value[len(t.value)-1]}
+}
+
+// tailRatio is p99/p50 of the candidate over the floor's.
+func tailRatio(n numbers, w []int) float64 {
+	shape := func(t tokens) float64 {
+		return (t.quantile(0.99, w) + quantileResolution) / (t.quantile(0.5, w) + quantileResolution)
+	}
+	return shape(n.kls) / shape(n.floorKLs)
+}
+
+// clearAgreement is the agreement where the reference's choice is not a near tie.
+func clearAgreement(n numbers, gap float64) float64 {
+	hits, all := 0, 0
+	for _, p := range n.prompts {
+		for i, g := range p.Gap {
+			if g > gap {
+				all++
+				if p.Candidate.Same[i] == '1' {
+					hits++
+				}
+			}
+		}
+	}
+	if all == 0 {
+		return 1
+	}
+	return float64(hits) / float64(all)
+}
+
+func sampleCheck(n numbers) gate.Check {
+	c := gate.Check{
+		Name: "sample", Verdict: gate.Pass,
+		Detail: fmt.Sprintf("%d prompts, %d tokens", len(n.prompts), n.count),
+	}
+	if len(n.prompts) < leastPrompts || n.count < leastTokens {
+		c.Verdict = gate.Inconclusive
+		c.Detail += fmt.Sprintf(": at least %d prompts and %d tokens are needed; raise verify.count", leastPrompts, leastTokens)
+	}
+	return c
+}
+
+// marginChecks judges each statistic that the spec sets a margin for.
+func marginChecks(r *Report, ev *Evidence) []gate.Check {
+	m := ev.Spec.Margin
+	var checks []gate.Check
+	note := ""
+	switch {
+	case r.Ratio != nil && m.Ratio > 0:
+		checks = append(checks, gate.Check{Name: "ratio", Verdict: atMost(*r.Ratio, m.Ratio), Detail: fmt.Sprintf(
+			"KL is %.3g× the floor [%.3g, %.3g], allowed %g×", r.Ratio.Value, r.Ratio.Lower, r.Ratio.Upper, m.Ratio)})
+	case r.Ratio == nil && m.KL <= 0:
+		checks = append(checks, noRatioCheck(r))
+	case r.Ratio == nil:
+		note = "; " + noRatio(r) + ": this absolute margin stands in"
+	}
+	if m.KL > 0 {
+		checks = append(checks, gate.Check{Name: "kl", Verdict: atMost(r.KL, m.KL), Detail: fmt.Sprintf(
+			"mean clipped KL %.3g [%.3g, %.3g] nats, allowed %g%s", r.KL.Value, r.KL.Lower, r.KL.Upper, m.KL, note)})
+	}
+	if m.DeltaNLL > 0 {
+		checks = append(checks, gate.Check{Name: "delta-nll", Verdict: within(r.DeltaNLL, m.DeltaNLL), Detail: fmt.Sprintf(
+			"NLL changed by %+.3g [%+.3g, %+.3g] nats, allowed ±%g", r.DeltaNLL.Value, r.DeltaNLL.Lower, r.DeltaNLL.Upper, m.DeltaNLL)})
+	}
+	if m.Top1 > 0 {
+		checks = append(checks, gate.Check{Name: "top-1", Verdict: atLeast(r.Top1, m.Top1), Detail: fmt.Sprintf(
+			"%.2f %% [%.2f, %.2f] have the same likeliest token, needed %.2f %%", 100*r.Top1.Value, 100*r.Top1.Lower, 100*r.Top1.Upper, 100*m.Top1)})
+	}
+	if len(checks) == 0 {
+		return []gate.Check{{Name: "margin", Verdict: gate.Inconclusive, Detail: "no margin is set: set verify.margin.ratio or verify.margin.kl"}}
+	}
+	if r.Tail != nil {
+		checks = append(checks, tailCheck(*r.Tail))
+	}
+	return checks
+}
+
+// tailCheck is an alarm, not an equivalence test: it fails when the tail is
+// longer than the limit for certain, and says nothing otherwise.
+func tailCheck(tail Interval) gate.Check {
+	c := gate.Check{Name: "tail", Verdict: gate.Pass, Detail: fmt.Sprintf(
+		"p99/p50 is %.3g× the floor's [%.3g, %.3g], alarm above %g×", tail.Value, tail.Lower, tail.Upper, tailLimit)}
+	if tail.Lower > tailLimit {
+		c.Verdict = gate.Fail
+	}
+	return c
+}
+
+// noRatio says why there is none.
+func noRatio(r *Report) string {
+	if r.FloorKL == nil {
+		return "there is no floor, so no ratio is formed"
+	}
+	return fmt.Sprintf("the floor is zero (%.1g nats), so no ratio is formed", r.FloorKL.Value)
+}
+
+// noRatioCheck is the ratio check when there is nothing to divide by and no
+// absolute margin: only a candidate that equals the reference passes.
+func noRatioCheck(r *Report) gate.Check {
+	if r.KL.Upper <= floorResolution {
+		return gate.Check{Name: "ratio", Verdict: gate.Pass, Detail: noRatio(r) +
+			"; the candidate equals the reference as far as float32 can tell"}
+	}
+	return gate.Check{Name: "ratio", Verdict: gate.Inconclusive, Detail: fmt.Sprintf(
+		"%s, and the candidate is %.3g nats away: set verify.margin.kl", noRatio(r), r.KL.Value)}
+}
+
+// atMost, atLeast and within judge an interval: pass when the worse bound
+// still meets the margin, fail when the better one breaks it.
+func atMost(iv Interval, most float64) gate.Verdict {
+	return verdict(iv.Upper <= most, iv.Lower > most)
+}
+
+func atLeast(iv Interval, least float64) gate.Verdict {
+	return verdict(iv.Lower >= least, iv.Upper < least)
+}
+
+func within(iv Interval, most float64) gate.Verdict {
+	return verdict(max(math.Abs(iv.Lower), math.Abs(iv.Upper)) <= most, iv.Lower > most || iv.Upper < -most)
+}
+
+func verdict(pass, fail bool) gate.Verdict {
+	switch {
+	case fail:
+		return gate.Fail
+	case pass:
+		return gate.Pass
+	}
+	return gate.Inconclusive
+}

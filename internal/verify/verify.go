@@ -1,0 +1,170 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tarbert/internal/engine"
+	"tarbert/internal/progress"
+	"tarbert/internal/spec"
+)
+
+// Scorer gives teacher-forced log-probabilities; *engine.Client is one.
+type Scorer interface {
+	Score(ctx context.Context, prompts [][]int, k int) ([][]engine.Position, error)
+}
+
+// Stack says what answers, for the evidence and the certificate.
+type Stack struct {
+	Name      string `json:"name"` // "f32", "w8a8-ascend"
+	Engine    string `json:"engine,omitempty"`
+	Version   string `json:"version,omitempty"`
+	Precision string `json:"precision,omitempty"`
+	Format    string `json:"format,omitempty"`
+	Device    string `json:"device,omitempty"`
+	Digest    string `json:"digest,omitempty"` // of the model directory
+	URL       string `json:"url,omitempty"`
+}
+
+// Side is one deployment.
+type Side struct {
+	Stack  Stack
+	Scorer Scorer
+}
+
+// Input of a verification.
+type Input struct {
+	Reference Side
+	Candidate Side
+	// Floor is the reference once more in another arithmetic. Without a Scorer
+	// there is no floor, and only the absolute margins apply.
+	Floor   Side
+	Prompts [][]int // token ids, at least two each
+	Spec    spec.Verify
+	Seed    uint64
+	OutDir  string // must exist; gets EvidenceFile
+	// Vocab, if known, is the size of the vocabulary.
+	Vocab    int
+	Now      func() time.Time
+	Progress progress.Func
+}
+
+// EvidenceFile is the name of the evidence in OutDir.
+const EvidenceFile = "verify-evidence.json"
+
+// chunk is how many prompts are asked for before progress is told.
+const chunk = 8
+
+// Run scores every prompt on all sides and judges. An endpoint that fails or
+// lies makes the verdict inconclusive and is in the report; the error is for
+// bad input, the context's end and a disk that refuses the evidence.
+func Run(ctx context.Context, in Input) (*Report, error) {
+	if err := in.check(); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	now := in.Now
+	if now == nil {
+		now = time.Now
+	}
+	began := now()
+	ev := newEvidence(in)
+	if err := collect(ctx, in, ev); err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("verify: %w", err)
+		}
+		ev.Failure = err.Error()
+	}
+	ev.Seconds = now().Sub(began).Seconds()
+	path, err := filepath.Abs(filepath.Join(in.OutDir, EvidenceFile))
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	if err := ev.write(path); err != nil {
+		return nil, fmt.Errorf("verify: write evidence: %w", err)
+	}
+	r := judge(ev)
+	r.Evidence = path
+	return r, nil
+}
+
+func (in *Input) check() error {
+	switch {
+	case in.Reference.Scorer == nil || in.Candidate.Scorer == nil:
+		return errors.New("a reference and a candidate are needed")
+	case len(in.Prompts) == 0:
+		return errors.New("no prompts")
+	case in.Spec.Top < 1:
+		return fmt.Errorf("verify.top is %d: the number of likeliest tokens compared must be at least 1", in.Spec.Top)
+	case !(in.Spec.Margin.Clip > 0):
+		return fmt.Errorf("verify.margin.clip is %g: it must be above 0", in.Spec.Margin.Clip)
+	}
+	for i, p := range in.Prompts {
+		if len(p) < 2 {
+			return fmt.Errorf("prompt %d has %d tokens: at least 2 are needed to score one", i, len(p))
+		}
+	}
+	return nil
+}
+
+// collect fills ev with every prompt that all sides answered, and stops at the
+// first that one did not.
+func collect(ctx context.Context, in Input, ev *Evidence) error {
+	sides := []Side{in.Reference, in.Candidate}
+	names := []string{"reference", "candidate", "floor"}
+	if in.Floor.Scorer != nil {
+		sides = append(sides, in.Floor)
+	}
+	for from := 0; from < len(in.Prompts); from += chunk {
+		prompts := in.Prompts[from:min(from+chunk, len(in.Prompts))]
+		got := make([][][]engine.Position, len(sides))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, s := range sides {
+			g.Go(func() error {
+				var err error
+				if got[i], err = score(gctx, s.Scorer, prompts, in.Spec.Top, in.Vocab, from); err != nil {
+					return fmt.Errorf("%s: %w", names[i], err)
+				}
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for j, tokens := range prompts {
+			pos := make([][]engine.Position, len(sides))
+			for i := range sides {
+				pos[i] = got[i][j]
+			}
+			ev.add(tokens, pos)
+		}
+		in.Progress.Report(ev.progress(len(in.Prompts)))
+	}
+	return nil
+}
+
+// score checks what a Scorer says, whatever it is; prompts are numbered from first.
+func score(ctx context.Context, s Scorer, prompts [][]int, k, vocab, first int) ([][]engine.Position, error) {
+	got, err := s.Score(ctx, prompts, k)
+	if v := (*engine.Violation)(nil); errors.As(err, &v) {
+		moved := *v
+		moved.Prompt += first
+		return nil, &moved
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prompts %d to %d: %w", first, first+len(prompts)-1, err)
+	}
+	if len(got) != len(prompts) {
+		return nil, fmt.Errorf("prompts %d to %d: %w: %d answers", first, first+len(prompts)-1, engine.ErrLength, len(got))
+	}
+	for i, p := range prompts {
+		if err := engine.CheckPositions(first+i, p, got[i], k, vocab); err != nil {
+			return nil, err
+		}
+	}
+	return got, nil
+}
