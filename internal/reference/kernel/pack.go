@@ -1,0 +1,111 @@
+package kernel
+
+import "sync"
+
+// Packed is a right-hand side laid out for the product: panels of 32 columns,
+// each K rows of 32 floats. What the last panel holds beyond the last column is
+// finite if the matrix is, and never reaches a result. The layout is the same on
+// every processor.
+type Packed struct {
+	rows, cols int
+	data       []float32
+}
+
+// Pack copies b. Use it for weights that serve several products.
+func Pack(b Mat) *Packed {
+	var p Packed
+	p.Repack(b)
+	return &p
+}
+
+// Repack takes in b's values again, reusing memory when it is large enough. It
+// must not run beside a product that reads p.
+func (p *Packed) Repack(b Mat) {
+	b.check("matrix to pack")
+	p.rows, p.cols = b.Rows, b.Cols
+	if n := packedSize(b.Rows, b.Cols); cap(p.data) < n {
+		p.data = make([]float32, n)
+	} else {
+		p.data = p.data[:n]
+	}
+	fillPanels(best, nil, p.data, b)
+}
+
+// Rows is the product's K.
+func (p *Packed) Rows() int { return p.rows }
+
+// Cols is the number of columns of the product.
+func (p *Packed) Cols() int { return p.cols }
+
+func packedSize(rows, cols int) int { return rows * panels(cols) * panelCols }
+
+// fillPanels packs b into dst.
+func fillPanels(o *ops, p *Pool, dst []float32, b Mat) {
+	n := panels(b.Cols)
+	if p.Threads() == 1 || b.Rows*b.Cols < 1<<16 {
+		for q := range n {
+			fillPanel(o, dst, b, q)
+		}
+		return
+	}
+	p.Run(n, func(q int) { fillPanel(o, dst, b, q) })
+}
+
+func fillPanel(o *ops, dst []float32, b Mat, q int) {
+	dst = dst[q*b.Rows*panelCols:][:b.Rows*panelCols]
+	from := q * panelCols
+	cols := min(panelCols, b.Cols-from)
+	if b.T {
+		if cols < panelCols {
+			clear(dst)
+		}
+		o.packT(dst, b.Data[from*b.Stride:], b.Stride, cols, b.Rows, panelCols)
+		return
+	}
+	for k := range b.Rows {
+		row := dst[k*panelCols:][:panelCols]
+		copy(row, b.Data[k*b.Stride+from:][:cols])
+		clear(row[cols:])
+	}
+}
+
+// packTGo sets dst[l*width+i] = src[i*stride+l] for l in [0, k), i in
+// [0, rows). The assembly writes whole vectors: where rows is less than width
+// it also puts numbers of src beyond, and where width is no multiple of a
+// vector it needs packSlack floats after the end of dst.
+func packTGo(dst, src []float32, stride, rows, k, width int) {
+	for i := range rows {
+		for l, v := range src[i*stride:][:k] {
+			dst[l*width+i] = v
+		}
+	}
+}
+
+const packSlack = 16
+
+// scratch is memory lent to one call.
+type scratch struct {
+	floats []float32
+	bytes  []int8
+	ints   []int32
+	words  []int16
+}
+
+// scratches keeps scratch memory between calls; it holds no state.
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func borrowScratch(floats int) *scratch {
+	s := scratches.Get().(*scratch)
+	s.floats = grow(s.floats, floats)
+	return s
+}
+
+func (s *scratch) giveBack() { scratches.Put(s) }
+
+// grow returns x with length n and contents left to chance.
+func grow[T any](x []T, n int) []T {
+	if cap(x) < n {
+		return make([]T, n)
+	}
+	return x[:n]
+}

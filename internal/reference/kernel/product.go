@@ -1,0 +1,121 @@
+package kernel
+
+// product is one matrix product with everything decided but the division of
+// the work.
+type product struct {
+	o        *ops
+	a, c     Mat
+	b        []float32
+	bks, bps int
+	load     bool
+
+	rowTasks, panelTasks int
+}
+
+const (
+	flopsPerTask  = 1 << 20 // smallest piece worth handing to another thread
+	tasksPerCore  = 4       // pieces per thread, so that a disturbed thread delays little
+	smallestSlice = 12      // rows of the tallest tile
+)
+
+func (g *product) run(p *Pool) {
+	tasks := 1
+	if p.Threads() > 1 {
+		flops := 2 * float64(g.c.Rows) * float64(g.c.Cols) * float64(g.a.Cols)
+		tasks = min(tasksPerCore*p.Threads(), int(flops/flopsPerTask))
+	}
+	if tasks <= 1 {
+		g.region(0, g.c.Rows, 0, panels(g.c.Cols))
+		return
+	}
+	h := *g // what the goroutines share is allocated here, only when there are any
+	h.rowTasks, h.panelTasks = grid(g.c.Rows, panels(g.c.Cols), tasks)
+	p.Run(h.rowTasks*h.panelTasks, h.task)
+}
+
+// grid divides rows×panels into about the wanted number of pieces: by rows
+// when there are plenty, because a row piece reads all of B once; otherwise by
+// panels, because a panel piece reads only its own.
+func grid(rows, panels, want int) (rowTasks, panelTasks int) {
+	rowsMost := max(rows/smallestSlice, 1)
+	if rowsMost >= 4*want || rowsMost >= panels {
+		rowTasks = min(rowsMost, want)
+		return rowTasks, min(panels, (want+rowTasks-1)/rowTasks)
+	}
+	panelTasks = min(panels, want)
+	return min(rowsMost, (want+panelTasks-1)/panelTasks), panelTasks
+}
+
+func (g *product) task(i int) {
+	r, q := i%g.rowTasks, i/g.rowTasks
+	n := panels(g.c.Cols)
+	g.region(r*g.c.Rows/g.rowTasks, (r+1)*g.c.Rows/g.rowTasks, q*n/g.panelTasks, (q+1)*n/g.panelTasks)
+}
+
+// region computes rows [r0, r1) of panels [p0, p1), all of K.
+func (g *product) region(r0, r1, p0, p1 int) {
+	ars, aks := g.a.steps()
+	cols := min(p1*panelCols, g.c.Cols) - p0*panelCols
+	depth := g.a.Cols
+	var room []float32
+	if g.worthPacking(p1 - p0) {
+		s := borrowScratch(min(blockRows, r1-r0)*min(blockK, depth) + packSlack)
+		defer s.giveBack()
+		room = s.floats
+	}
+	for k := 0; k < depth; k += blockK {
+		for r := r0; r < r1; {
+			rows := slice(r1-r, blockRows)
+			g.o.block(block{
+				a: g.a.Data[r*ars+k*aks:], ars: ars, aks: aks,
+				b: g.b[p0*g.bps+k*g.bks:], bks: g.bks, bps: g.bps,
+				c: g.c.Data[r*g.c.Stride+p0*panelCols:], ldc: g.c.Stride,
+				rows: rows, cols: cols, k: min(blockK, depth-k),
+				load: g.load || k > 0, scratch: room,
+			})
+			r += rows
+		}
+	}
+}
+
+// worthPacking says whether A's rows are better copied before so many panels
+// are computed from them: in place, rows that lie pages apart fight for the
+// same lines of the cache, but small matrices do not gain back the copy.
+func (g *product) worthPacking(panels int) bool {
+	return panels >= packAPanels && g.a.Stride >= packAStride && g.c.Rows >= smallestSlice
+}
+
+// slice is the first of the fewest equal parts of n that are at most most.
+func slice(n, most int) int {
+	parts := (n + most - 1) / most
+	return (n + parts - 1) / parts
+}
+
+// panels is the number of panels that hold so many columns.
+func panels(cols int) int { return (cols + panelCols - 1) / panelCols }
+
+// blockGo is the definition of a product's bits.
+func blockGo(t block) {
+	for j0 := 0; j0 < t.cols; j0 += panelCols {
+		cols := min(panelCols, t.cols-j0)
+		panel := t.b[j0/panelCols*t.bps:]
+		for i := range t.rows {
+			acc := t.c[i*t.ldc+j0:][:cols]
+			if !t.load {
+				clear(acc)
+			}
+			for k := range t.k {
+				row := panel[k*t.bks:][:len(acc)]
+				a := t.a[i*t.ars+k*t.aks]
+				for j, b := range row { // FMA written out, for speed
+					s := float64(a)*float64(b) + float64(acc[j])
+					if delicate(s) {
+						acc[j] = fmaExact(a, b, acc[j])
+						continue
+					}
+					acc[j] = float32(s)
+				}
+			}
+		}
+	}
+}

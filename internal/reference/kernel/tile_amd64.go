@@ -1,0 +1,120 @@
+package kernel
+
+// tileFunc computes blocks times a fixed number of rows of C, in one group of
+// columns. Row r of A starts ars after row r-1, block n at abs after block
+// n-1; distances are in elements.
+type tileFunc func(a *float32, ars, aks, abs int, b *float32, bks, bps int,
+	c *float32, ldc, k, blocks, cols int, load bool)
+
+// tileSet is an instruction set's tiles.
+type tileSet struct {
+	most, cols int           // rows of the tallest tile; columns of the ordinary ones
+	full       [13]tileFunc  // by rows, all columns there
+	part       [13]tileFunc  // by rows, the last columns may be missing
+	wide       [4][]wideTile // by rows, for few of them, widest first
+	packT      func(dst, src []float32, stride, rows, k, width int)
+}
+
+// wideTile spans whole panels.
+type wideTile struct {
+	cols int
+	tile tileFunc
+}
+
+func tilesAVX512() *tileSet {
+	all := [13]tileFunc{nil,
+		tile1x32AVX512, tile2x32AVX512, tile3x32AVX512, tile4x32AVX512, tile5x32AVX512, tile6x32AVX512,
+		tile7x32AVX512, tile8x32AVX512, tile9x32AVX512, tile10x32AVX512, tile11x32AVX512, tile12x32AVX512}
+	return &tileSet{most: 12, cols: 32, packT: packWith(16, transposeAVX512), full: all, part: all, wide: [4][]wideTile{
+		1: {{128, tile1x128AVX512}, {96, tile1x96AVX512}, {64, tile1x64AVX512}},
+		2: {{64, tile2x64AVX512}},
+		3: {{64, tile3x64AVX512}},
+	}}
+}
+
+func tilesAVX2() *tileSet {
+	return &tileSet{most: 6, cols: 16, packT: packWith(8, transposeAVX2),
+		full: [13]tileFunc{nil, tile1x16AVX2, tile2x16AVX2, tile3x16AVX2, tile4x16AVX2, tile5x16AVX2, tile6x16AVX2},
+		part: [13]tileFunc{nil, tile1x16AVX2Masked, tile2x16AVX2Masked, tile3x16AVX2Masked,
+			tile4x16AVX2Masked, tile5x16AVX2Masked, tile6x16AVX2Masked},
+		wide: [4][]wideTile{
+			1: {{64, tile1x64AVX2}, {32, tile1x32AVX2}},
+			2: {{32, tile2x32AVX2}},
+			3: {{32, tile3x32AVX2}},
+		},
+	}
+}
+
+// block covers t with tiles of nearly equal height: 13 rows are 7 and 6, not
+// 12 and 1.
+func (s *tileSet) block(t block) {
+	parts := (t.rows + s.most - 1) / s.most
+	height, tall := t.rows/parts, t.rows%parts // tall tiles have one row more
+	if t.scratch != nil {
+		for i := range parts {
+			row := i*height + min(i, tall)
+			s.pack(t, row, height+min(max(tall-i, 0), 1))
+		}
+	}
+	for j := 0; j < t.cols; {
+		cols := s.strip(t, j, 0, height+1, tall)
+		cols = max(cols, s.strip(t, j, tall*(height+1), height, parts-tall))
+		j += cols
+	}
+}
+
+// pack copies the rows of A that one tile reads, k by k, to where strip looks.
+func (s *tileSet) pack(t block, row, rows int) {
+	dst, src := t.scratch[row*t.k:], t.a[row*t.ars:]
+	if t.aks == 1 {
+		s.packT(dst, src, t.ars, rows, t.k, rows)
+		return
+	}
+	for l := range t.k {
+		copy(dst[l*rows:][:rows], src[l*t.aks:])
+	}
+}
+
+// strip computes blocks tiles of so many rows, from row on, in the columns
+// from j on, and returns how many columns those were.
+func (s *tileSet) strip(t block, j, row, rows, blocks int) int {
+	if blocks == 0 {
+		return 0
+	}
+	cols, f := s.pick(t, j, rows)
+	a, ars, aks, abs := &t.a[row*t.ars], t.ars, t.aks, rows*t.ars
+	if t.scratch != nil {
+		a, ars, aks, abs = &t.scratch[row*t.k], 1, rows, rows*t.k
+	}
+	f(a, ars, aks, abs, &t.b[j/panelCols*t.bps+j%panelCols], t.bks, t.bps,
+		&t.c[row*t.ldc+j], t.ldc, t.k, blocks, cols, t.load)
+	return cols
+}
+
+// pick chooses the tile for the columns from j on.
+func (s *tileSet) pick(t block, j, rows int) (cols int, f tileFunc) {
+	rest := t.cols - j
+	if t.rows < len(s.wide) && j%panelCols == 0 { // then all rows are in one tile
+		for _, w := range s.wide[rows] {
+			if rest >= w.cols {
+				return w.cols, w.tile
+			}
+		}
+	}
+	if rest < s.cols {
+		return rest, s.part[rows]
+	}
+	return s.cols, s.full[rows]
+}
+
+// packWith makes a strip function of one instruction set fill whole widths.
+func packWith(lanes int, strip func(dst, src *float32, stride, width, rows, k int)) func(dst, src []float32, stride, rows, k, width int) {
+	return func(dst, src []float32, stride, rows, k, width int) {
+		for i := 0; i < rows; i += lanes {
+			n := min(lanes, rows-i)
+			_ = src[(i+n-1)*stride+k-1]
+			_ = dst[(k-1)*width+i+lanes-1]
+			strip(&dst[i], &src[i*stride], stride, width, n, k)
+		}
+	}
+}
