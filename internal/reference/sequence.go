@@ -1,0 +1,81 @@
+package reference
+
+import "fmt"
+
+// Sequence is the KV cache of one growing text. A Sequence belongs to the
+// model that made it and is used by one Forward at a time.
+type Sequence struct {
+	net    *network
+	n      int
+	cap    int
+	layers []cache
+}
+
+// cache holds one layer's keys, transposed as [heads, dim, cap], and values,
+// [heads, cap, dim]: attention reads both where they lie.
+type cache struct{ k, v []float32 }
+
+// NewSequence returns an empty sequence.
+func (m *Model) NewSequence() *Sequence {
+	return &Sequence{net: m.net, layers: make([]cache, len(m.net.layers))}
+}
+
+// Len is the number of tokens in the cache.
+func (s *Sequence) Len() int { return s.n }
+
+// Truncate forgets all tokens after the first n. It panics if there are fewer.
+func (s *Sequence) Truncate(n int) {
+	if n < 0 || n > s.n {
+		panic(fmt.Sprintf("reference: truncate a sequence of %d tokens to %d", s.n, n))
+	}
+	s.n = n
+}
+
+// Clone copies the sequence, so that several continuations can share the work
+// of one prompt.
+func (s *Sequence) Clone() *Sequence {
+	out := &Sequence{net: s.net, n: s.n, layers: make([]cache, len(s.layers))}
+	if s.n > 0 {
+		s.copyTo(out, s.cap)
+	}
+	return out
+}
+
+// kvHeads is the number of cached heads: all of them with latent attention,
+// whose keys and values are cached expanded.
+func (n *network) kvHeads() int { return n.c.NumKeyValueHeads }
+
+// reserve makes room for n tokens.
+func (s *Sequence) reserve(n int) {
+	if n <= s.cap {
+		return
+	}
+	room := max(2*s.cap, (n+63)&^31) // with room for a short answer
+	s.copyTo(s, min(room, max(n, s.net.c.MaxPositionEmbeddings)))
+}
+
+// copyTo gives to a cache for room tokens with s's contents; to may be s.
+func (s *Sequence) copyTo(to *Sequence, room int) {
+	heads, dk, dv := s.net.kvHeads(), s.net.c.QKHeadDim(), s.net.c.ValueHeadDim()
+	for i, old := range s.layers {
+		grown := cache{k: make([]float32, heads*dk*room), v: make([]float32, heads*room*dv)}
+		for r := range heads * dk {
+			copy(grown.k[r*room:][:s.n], old.k[r*s.cap:])
+		}
+		for h := range heads {
+			copy(grown.v[h*room*dv:][:s.n*dv], old.v[h*s.cap*dv:])
+		}
+		to.layers[i] = grown
+	}
+	to.cap = room
+}
+
+// put stores one head's key and value at a position.
+func (s *Sequence) put(layer, head, pos int, k, v []float32) {
+	c := &s.layers[layer]
+	column := c.k[head*len(k)*s.cap+pos:]
+	for d, x := range k {
+		column[d*s.cap] = x
+	}
+	copy(c.v[(head*s.cap+pos)*len(v):], v)
+}

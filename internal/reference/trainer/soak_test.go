@@ -1,0 +1,128 @@
+package trainer
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tarbert/internal/reference"
+	"tarbert/internal/reference/tokenizer"
+	"tarbert/internal/reward"
+	"tarbert/internal/spec"
+)
+
+// TestSoakSumsOnThreeSeeds carries out the recipe of examples/sums: SFT learns
+// both styles, GRPO discovers that thinking first is what gets the reward.
+func TestSoakSumsOnThreeSeeds(t *testing.T) {
+	if os.Getenv("TARBERT_SOAK") == "" {
+		t.Skip("some minutes; make soak runs it")
+	}
+	release, err := spec.Load("../../../examples/sums")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dataset := filepath.Join(t.TempDir(), "dataset.jsonl")
+	accepted(t, release.Label.Annotations, dataset)
+	for seed := uint64(1); seed <= 3; seed++ {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			dir := t.TempDir()
+			recipe := spec.Recipe{Seed: seed, Dataset: dataset, Train: release.Train, Threads: 2}
+			b, err := json.Marshal(recipe)
+			if err != nil {
+				t.Fatal(err)
+			}
+			env := Env{Events: filepath.Join(dir, "events"), Checkpoints: filepath.Join(dir, "checkpoints"), Recipe: filepath.Join(dir, "recipe.json")}
+			if err := os.WriteFile(env.Recipe, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			if err := Run(t.Context(), env); err != nil {
+				t.Fatal(err)
+			}
+			took := time.Since(begin)
+			at := func(step int) meters {
+				return examine(t, filepath.Join(env.Checkpoints, fmt.Sprintf("step-%08d", step)), release.Compare.Problems, recipe)
+			}
+			sft, grpo := at(recipe.Train.SFT.Steps), at(recipe.Steps())
+			t.Logf("after SFT pass@1 %.3f, thinks %.3f; after GRPO pass@1 %.3f, thinks %.3f; %.1f s", sft.Reward, sft.Thinks, grpo.Reward, grpo.Thinks, took.Seconds())
+			if sft.Reward < 0.3 || sft.Reward > 0.75 {
+				t.Errorf("pass@1 after SFT is %.3f, want 0.3–0.75", sft.Reward)
+			}
+			if lift := grpo.Reward - sft.Reward; lift < 0.2 {
+				t.Errorf("GRPO lifts pass@1 by %.3f, want 0.2 or more", lift)
+			}
+			if grpo.Thinks < 0.9 {
+				t.Errorf("after GRPO %.3f of the answers think, want 0.9 or more", grpo.Thinks)
+			}
+		})
+	}
+}
+
+// accepted writes the annotations that a majority judged good as a dataset.
+func accepted(t *testing.T, annotations, dataset string) {
+	t.Helper()
+	in, err := os.Open(annotations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var out strings.Builder
+	for s := bufio.NewScanner(in); s.Scan(); {
+		var a struct {
+			example
+			Votes map[string]*string `json:"votes"`
+		}
+		if err := json.Unmarshal(s.Bytes(), &a); err != nil {
+			t.Fatal(err)
+		}
+		balance := 0
+		for _, v := range a.Votes {
+			switch {
+			case v == nil:
+			case *v == "good":
+				balance++
+			default:
+				balance--
+			}
+		}
+		if balance <= 0 {
+			continue
+		}
+		b, err := json.Marshal(a.example)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Write(append(b, '\n'))
+	}
+	if err := os.WriteFile(dataset, []byte(out.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// examine samples four answers to every held-out problem at temperature 1.
+func examine(t *testing.T, checkpoint, path string, r spec.Recipe) meters {
+	t.Helper()
+	m, err := reference.Load(checkpoint, reference.Options{Threads: r.Threads})
+	tok, errTok := tokenizer.Load(checkpoint)
+	check, errCheck := reward.NewChecker(r.Train.GRPO.Reward)
+	all, errProblems := reward.ReadProblems(path)
+	if err := errors.Join(err, errTok, errCheck, errProblems); err != nil {
+		t.Fatal(err)
+	}
+	problems, err := readProblems(path, tok, len(all), m.Config().MaxPositionEmbeddings-r.Train.GRPO.MaxTokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := sampling{seed: r.Seed, samples: 4, maxTokens: r.Train.GRPO.MaxTokens, temperature: 1, eos: tok.EOS()}
+	rollouts, err := roll(t.Context(), m, s, r.Steps(), problems)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return judge(rollouts, problems, s.samples, check, tok).meters
+}
