@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -221,7 +222,7 @@ func TestMain(m *testing.M) {
 			err = os.WriteFile(filepath.Join(w.Dir(), "half"), []byte("half"), 0o644)
 		}
 		fmt.Println("ready", err)
-		select {}
+		io.Copy(io.Discard, os.Stdin) // until killed
 	}
 	os.Exit(m.Run())
 }
@@ -230,6 +231,11 @@ func TestAKilledWriter(t *testing.T) {
 	root := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "CHECKPOINT_TEST_WRITER="+root)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,8 @@ func GemmPacked(p *Pool, a Mat, b *Packed, c Mat, accumulate bool) {
 // change the speed only.
 const (
 	panelCols     = 32      // columns of a packed panel
-	blockK        = 384     // k per pass: a panel's piece and A's stay in the private cache
+	blockK        = 512     // k per pass over packed panels, whose pieces stream from the second cache
+	blockKInPlace = 256     // k per pass over B in place, whose rows crowd the first
 	blockRows     = 240     // rows per pass, a multiple of the tallest tiles
 	inPlaceStride = 512     // longest row of B that is read where it lies
 	packAStride   = 1024    // shortest row of A that is copied first,

@@ -39,33 +39,43 @@ func (p *Packed) Cols() int { return p.cols }
 
 func packedSize(rows, cols int) int { return rows * panels(cols) * panelCols }
 
-// fillPanels packs b into dst.
+// fillPanels packs b into dst: a transposed matrix panel by panel, another row
+// by row, either way reading long pieces.
 func fillPanels(o *ops, p *Pool, dst []float32, b Mat) {
-	n := panels(b.Cols)
-	if p.Threads() == 1 || b.Rows*b.Cols < 1<<16 {
-		for q := range n {
-			fillPanel(o, dst, b, q)
-		}
+	n, fill := b.Rows, copyRows
+	if b.T {
+		n, fill = panels(b.Cols), transposePanels
+	}
+	parts := min(p.Threads(), b.Rows*b.Cols>>15)
+	if parts <= 1 {
+		fill(o, dst, b, 0, n)
 		return
 	}
-	p.Run(n, func(q int) { fillPanel(o, dst, b, q) })
+	p.Run(parts, func(i int) { fill(o, dst, b, i*n/parts, (i+1)*n/parts) })
 }
 
-func fillPanel(o *ops, dst []float32, b Mat, q int) {
-	dst = dst[q*b.Rows*panelCols:][:b.Rows*panelCols]
-	from := q * panelCols
-	cols := min(panelCols, b.Cols-from)
-	if b.T {
+// transposePanels packs panels [from, to) of a transposed matrix.
+func transposePanels(o *ops, dst []float32, b Mat, from, to int) {
+	size := b.Rows * panelCols
+	for q := from; q < to && size > 0; q++ {
+		cols := min(panelCols, b.Cols-q*panelCols)
+		panel := dst[q*size:][:size]
 		if cols < panelCols {
-			clear(dst)
+			clear(panel)
 		}
-		o.packT(dst, b.Data[from*b.Stride:], b.Stride, cols, b.Rows, panelCols)
-		return
+		o.packT(panel, b.Data[q*panelCols*b.Stride:], b.Stride, cols, b.Rows, panelCols)
 	}
-	for k := range b.Rows {
-		row := dst[k*panelCols:][:panelCols]
-		copy(row, b.Data[k*b.Stride+from:][:cols])
-		clear(row[cols:])
+}
+
+// copyRows packs rows [from, to) of a matrix that is not transposed.
+func copyRows(_ *ops, dst []float32, b Mat, from, to int) {
+	size := b.Rows * panelCols
+	for k := from; k < to; k++ {
+		for j := 0; j < b.Cols; j += panelCols {
+			row := dst[j/panelCols*size+k*panelCols:][:panelCols]
+			n := copy(row, b.Data[k*b.Stride+j:][:min(panelCols, b.Cols-j)])
+			clear(row[n:])
+		}
 	}
 }
 

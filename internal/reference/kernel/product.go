@@ -56,25 +56,30 @@ func (g *product) task(i int) {
 func (g *product) region(r0, r1, p0, p1 int) {
 	ars, aks := g.a.steps()
 	cols := min(p1*panelCols, g.c.Cols) - p0*panelCols
-	depth := g.a.Cols
+	depth, most := g.a.Cols, blockK
+	if g.bks != panelCols {
+		most = blockKInPlace
+	}
 	var room []float32
 	if g.worthPacking(p1 - p0) {
-		s := borrowScratch(min(blockRows, r1-r0)*min(blockK, depth) + packSlack)
+		s := borrowScratch(min(blockRows, r1-r0)*min(most, depth) + packSlack)
 		defer s.giveBack()
 		room = s.floats
 	}
-	for k := 0; k < depth; k += blockK {
-		for r := r0; r < r1; {
-			rows := slice(r1-r, blockRows)
+	for r := r0; r < r1; { // k inside: these rows of C stay in the cache
+		rows := slice(r1-r, blockRows)
+		for k := 0; k < depth; {
+			deep := slice(depth-k, most)
 			g.o.block(block{
 				a: g.a.Data[r*ars+k*aks:], ars: ars, aks: aks,
 				b: g.b[p0*g.bps+k*g.bks:], bks: g.bks, bps: g.bps,
 				c: g.c.Data[r*g.c.Stride+p0*panelCols:], ldc: g.c.Stride,
-				rows: rows, cols: cols, k: min(blockK, depth-k),
+				rows: rows, cols: cols, k: deep,
 				load: g.load || k > 0, scratch: room,
 			})
-			r += rows
+			k += deep
 		}
+		r += rows
 	}
 }
 

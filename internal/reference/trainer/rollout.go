@@ -2,7 +2,6 @@ package trainer
 
 import (
 	"context"
-	"math"
 
 	"tarbert/internal/reference"
 	"tarbert/internal/reference/kernel"
@@ -17,6 +16,7 @@ type sampling struct {
 	maxTokens   int
 	temperature float64
 	eos         []int
+	pool        *kernel.Pool // nil: one thread; the draws are the same
 }
 
 // rollout is one sampled completion.
@@ -67,12 +67,13 @@ func roll(ctx context.Context, m *reference.Model, s sampling, step int, problem
 		for k := range s.samples {
 			out = append(out, rollout{problem: i, prompt: len(p.prompt), tokens: append([]int(nil), p.prompt...)})
 			d := &drawing{r: &out[len(out)-1], seq: heads[i].Seq.Clone(), key: []uint64{s.seed, streamSample, uint64(step), uint64(i), uint64(k), 0}}
-			d.draw(logits[i][0], s)
+			d.logits = logits[i][0]
 			live = append(live, d)
 		}
 	}
 	inputs := make([]reference.Input, 0, len(live))
 	for {
+		s.pool.Run(len(live), func(i int) { live[i].draw(s) })
 		live = unfinished(live, s.maxTokens)
 		if len(live) == 0 {
 			return out, nil
@@ -85,29 +86,32 @@ func roll(ctx context.Context, m *reference.Model, s sampling, step int, problem
 			return nil, err
 		}
 		for i, d := range live {
-			d.draw(logits[i][0], s)
+			d.logits = logits[i][0]
 		}
 	}
 }
 
 // drawing is a rollout that is not finished.
 type drawing struct {
-	r   *rollout
-	seq *reference.Sequence
-	key []uint64 // of the draws; the last word is the position
+	r      *rollout
+	seq    *reference.Sequence
+	key    []uint64  // of the draws; the last word is the position
+	logits []float32 // of the next token
+	probs  []float32 // working memory
 }
 
 // draw appends one token.
-func (d *drawing) draw(logits []float32, s sampling) {
+func (d *drawing) draw(s sampling) {
 	d.key[len(d.key)-1] = uint64(len(d.r.logp))
-	id := reference.Sampler{Temperature: s.temperature}.Pick(logits, uniform(d.key...))
-	norm := kernel.LogSumExp(logits)
+	id := reference.Sampler{Temperature: s.temperature}.Pick(d.logits, uniform(d.key...))
+	norm := kernel.LogSumExp(d.logits)
 	d.r.tokens = append(d.r.tokens, id)
-	d.r.logp = append(d.r.logp, logits[id]-norm)
-	for _, l := range logits {
-		logp := float64(l) - float64(norm)
-		d.r.entropy -= math.Exp(logp) * logp
+	d.r.logp = append(d.r.logp, d.logits[id]-norm)
+	if d.probs == nil {
+		d.probs = make([]float32, len(d.logits))
 	}
+	kernel.Softmax(d.probs, d.logits)
+	d.r.entropy += float64(norm - kernel.Dot(d.probs, d.logits)) // −Σ p·(l − norm)
 	for _, e := range s.eos {
 		d.r.ended = d.r.ended || id == e
 	}

@@ -46,6 +46,11 @@ const (
 // checkpoint durable. When ctx ends, it finishes the step at hand, writes a
 // checkpoint and returns an error that wraps ErrStopped.
 func Run(ctx context.Context, env Env) error {
+	for name, v := range map[string]string{"TARBERT_EVENTS": env.Events, "TARBERT_CHECKPOINTS": env.Checkpoints, "TARBERT_RECIPE": env.Recipe} {
+		if v == "" {
+			return fmt.Errorf("%s is not set: a trainer is started by its supervisor (docs/formats.md, trainer contract)", name)
+		}
+	}
 	recipe, err := readRecipe(env.Recipe)
 	if err != nil {
 		return err

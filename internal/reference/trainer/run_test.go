@@ -271,3 +271,59 @@ func TestResumeRefusesAnotherRun(t *testing.T) {
 		t.Errorf("one flipped bit: got %v", err)
 	}
 }
+
+// TestResumeOfAnotherTrainersCheckpoint: what a trainer on other chips wrote has
+// the portable parts and nothing of ours.
+func TestResumeOfAnotherTrainersCheckpoint(t *testing.T) {
+	f := newFixture(t)
+	if err := f.run("whole", "", 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []int{4, 8} {
+		state, err := checkpoint.ReadState(f.step("whole", step))
+		if errors.Is(err, os.ErrNotExist) { // pruned
+			if err := f.run("part", "", step); !errors.Is(err, ErrStopped) {
+				t.Fatal(err)
+			}
+			state, err = checkpoint.ReadState(f.step("part", step))
+		} else if err == nil {
+			err = os.CopyFS(f.step("part", step), os.DirFS(f.step("whole", step)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		foreign := filepath.Join(f.dir, "foreign")
+		w, err := checkpoint.Begin(foreign, step)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range files(t, f.step("part", step)) {
+			if name == "state.json" || name == "manifest.json" {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(w.Dir(), name), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		state.Writer, state.Extra, state.Schedule, state.RNG = checkpoint.Identity{Trainer: "pytorch", Vendor: "nvidia"}, nil, nil, nil
+		if _, err := w.Commit(state); err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("resumed-%d", step)
+		if err := f.run(name, f.step("foreign", step), 0); err != nil {
+			t.Fatal(err)
+		}
+		got, want := files(t, f.step(name, 10)), files(t, f.step("whole", 10))
+		for _, file := range []string{"model.safetensors", "optimizer.safetensors"} {
+			if got[file] != want[file] {
+				t.Errorf("resumed from another trainer's step %d: %s differs", step, file)
+			}
+		}
+	}
+}
+
+func TestRunWithoutASupervisor(t *testing.T) {
+	if err := Run(t.Context(), Env{Recipe: "r", Checkpoints: "c"}); err == nil || !strings.Contains(err.Error(), "TARBERT_EVENTS") {
+		t.Errorf("got %v", err)
+	}
+}

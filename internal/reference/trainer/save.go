@@ -14,9 +14,15 @@ import (
 
 // extra is what state.json keeps for this trainer alone.
 type extra struct {
-	Run            identity `json:"run"`
-	OptimizerSteps int      `json:"optimizer_steps"` // updates behind the moments
+	Run identity `json:"run"`
 }
+
+// writer is this trainer's name in state.json.
+const writer = "reference"
+
+// optimizerSteps is the entry of state.json's schedule that counts the updates
+// behind the moments: AdamW's bias correction needs it.
+const optimizerSteps = "optimizer_steps"
 
 // companions are the files beside the weights that whoever serves them needs.
 // Only the first must be there.
@@ -69,14 +75,15 @@ func (t *training) commit(w *checkpoint.Writer) (string, error) {
 			return "", fmt.Errorf("copy %s: %w", name, err)
 		}
 	}
-	own, err := json.Marshal(extra{Run: t.id, OptimizerSteps: t.opt.steps})
+	own, err := json.Marshal(extra{Run: t.id})
 	if err != nil {
 		return "", err
 	}
 	return w.Commit(checkpoint.State{
 		Step: t.step, Tokens: t.tokens, Stage: stage(t.recipe, t.step), Cursor: t.cursor(),
-		Writer: checkpoint.Identity{Trainer: "reference", Vendor: "cpu", Device: kernel.Describe(), DType: "float32"},
-		Extra:  own,
+		Schedule: map[string]float64{optimizerSteps: float64(t.opt.steps)},
+		Writer:   checkpoint.Identity{Trainer: writer, Vendor: "cpu", Device: kernel.Describe(), DType: "float32"},
+		Extra:    own,
 	})
 }
 
@@ -100,12 +107,8 @@ func (t *training) resume(dir string) error {
 	if err != nil {
 		return fmt.Errorf("resume: %w", err)
 	}
-	var own extra
-	if err := json.Unmarshal(state.Extra, &own); err != nil {
-		return fmt.Errorf("resume %s: state.json: extra: %w", dir, err)
-	}
-	if what := t.id.differs(own.Run); what != "" {
-		return fmt.Errorf("resume %s: it is of another run: %s differs; start anew with empty checkpoints or restore the recipe", dir, what)
+	if err := t.sameRun(state); err != nil {
+		return fmt.Errorf("resume %s: %w", dir, err)
 	}
 	if state.Step < 0 || state.Step > t.recipe.Steps() {
 		return fmt.Errorf("resume %s: step %d is outside the recipe's %d steps", dir, state.Step, t.recipe.Steps())
@@ -114,9 +117,38 @@ func (t *training) resume(dir string) error {
 		return fmt.Errorf("resume: %w", err)
 	}
 	t.opt = newOptimizer(t.model.Params(), kernel.NewPool(t.recipe.Threads))
-	if err := t.opt.load(dir, own.OptimizerSteps); err != nil {
+	if err := t.opt.load(dir, updates(state, t.recipe.Train.SFT.Steps)); err != nil {
 		return fmt.Errorf("resume: %w", err)
 	}
 	t.step, t.tokens = state.Step, state.Tokens
 	return nil
+}
+
+// sameRun refuses a checkpoint of another recipe. One that another trainer wrote
+// says nothing of its recipe that could be compared; whoever gave it answers for
+// that.
+func (t *training) sameRun(state checkpoint.State) error {
+	if state.Writer.Trainer != writer {
+		return nil
+	}
+	var own extra
+	if err := json.Unmarshal(state.Extra, &own); err != nil {
+		return fmt.Errorf("state.json: extra: %w", err)
+	}
+	if what := t.id.differs(own.Run); what != "" {
+		return fmt.Errorf("it is of another run: %s differs; start anew with empty checkpoints or restore the recipe", what)
+	}
+	return nil
+}
+
+// updates is how many updates lie behind a checkpoint's moments: as it says, else
+// the steps of its stage.
+func updates(s checkpoint.State, sftSteps int) int {
+	if n, ok := s.Schedule[optimizerSteps]; ok && n >= 0 && n <= float64(s.Step) {
+		return int(n)
+	}
+	if s.Stage == stageGRPO {
+		return max(s.Step-sftSteps, 0)
+	}
+	return s.Step
 }

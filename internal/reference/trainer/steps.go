@@ -123,7 +123,7 @@ func (t *training) nextGRPO(ctx context.Context, g int) error {
 	}
 	r := t.recipe.Train.GRPO
 	problems := t.problems[g*r.Prompts : (g+1)*r.Prompts]
-	s := sampling{seed: t.recipe.Seed, samples: r.Samples, maxTokens: r.MaxTokens, temperature: r.Temperature, eos: t.tok.EOS()}
+	s := sampling{seed: t.recipe.Seed, samples: r.Samples, maxTokens: r.MaxTokens, temperature: r.Temperature, eos: t.tok.EOS(), pool: t.opt.pool}
 	rollouts, err := roll(ctx, t.model.Inference(), s, g, problems)
 	if err != nil {
 		return err

@@ -313,6 +313,7 @@ func TestRolloutsDoNotDependOnTheBatch(t *testing.T) {
 	if len(all) != 9 {
 		t.Fatalf("%d rollouts, want 9", len(all))
 	}
+	s.pool = kernel.NewPool(3)
 	alone, err := roll(t.Context(), m, s, 4, problems[:1])
 	if err != nil {
 		t.Fatal(err)

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-	"strconv"
 
 	"tarbert/internal/reference"
 	"tarbert/internal/reference/tokenizer"

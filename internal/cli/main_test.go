@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The test binary is the program: scripts call it as tarbert, and it starts
+// itself as shim, trainer and engine, as the real one does.
+func TestMain(m *testing.M) {
+	if os.Getenv("TARBERT_TEST_PROGRAM") != "" {
+		os.Exit(program(os.Args[1:]))
+	}
+	// Tasks are started with this binary: they must find the program in it.
+	os.Setenv("TARBERT_TEST_PROGRAM", "1")
+	testscript.Main(m, map[string]func(){"tarbert": func() { os.Exit(program(os.Args[1:])) }})
+}
+
+func program(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return Run(ctx, args, IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			root, err := os.Getwd()
+			if err != nil {
+				return err
+			}
+			env.Setenv("ROOT", root+"/../..")
+			env.Setenv("TARBERT_TEST_PROGRAM", "1")
+			return nil
+		},
+	})
+}

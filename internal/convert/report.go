@@ -1,0 +1,212 @@
+package convert
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"tarbert/internal/progress"
+)
+
+// The formats that Convert writes.
+const (
+	BF16       = "bf16"
+	W8A8Ascend = "w8a8-ascend"
+)
+
+// Formats lists them.
+func Formats() []string { return []string{BF16, W8A8Ascend} }
+
+// Rounding names the arithmetic of int8 scales and codes.
+type Rounding string
+
+const (
+	// Compatible divides in the model's bfloat16, as msmodelslim does, to the bit.
+	Compatible Rounding = "compatible"
+	// Exact divides in float32, from the source's values.
+	Exact Rounding = "exact"
+)
+
+// Naming says what the weights' files are called.
+type Naming string
+
+const (
+	// HuggingFace is model-0000i-of-0000N.safetensors with its index: what vLLM's loader consults.
+	HuggingFace Naming = "huggingface"
+	// MSModelSlim is quant_model_weights-0000i-of-0000N.safetensors with its own index.
+	MSModelSlim Naming = "msmodelslim"
+)
+
+// Options of a conversion. The zero value is the compatible default.
+type Options struct {
+	Rounding Rounding // default Compatible
+	Naming   Naming   // default HuggingFace; bf16 has no other
+	// Keep holds patterns of modules left in bfloat16 besides the architecture's own; * is any run of characters.
+	Keep []string
+	// ShardSize is the most bytes of tensors in a file, unless one tensor has more; default 4 GiB.
+	ShardSize int64
+	// Workers is how many bands are converted at once; default one per processor.
+	Workers  int
+	Progress progress.Func
+}
+
+// Action is what became of a source tensor.
+type Action string
+
+// The actions. Every source tensor has exactly one.
+const (
+	Quantised Action = "quantised"
+	Cast      Action = "cast"
+	Copied    Action = "copied"
+	Dropped   Action = "dropped"
+)
+
+// TensorReport is the fate of one source tensor.
+type TensorReport struct {
+	Name    string   `json:"name"`
+	Action  Action   `json:"action"`
+	Reason  string   `json:"reason"`
+	From    string   `json:"from"`         // dtype
+	To      string   `json:"to,omitempty"` // dtype of the tensor of the same name
+	Shape   []int64  `json:"shape"`
+	Outputs []string `json:"outputs,omitempty"` // names, in the file below
+	File    string   `json:"file,omitempty"`
+	// MaxAbsError is the largest |source - decoded output|; Bound the largest
+	// that any of its elements was allowed. Each element was held against its own.
+	MaxAbsError float64 `json:"max_abs_error"`
+	Bound       float64 `json:"bound"`
+	// SQNR is 10 log10(Σ w² / Σ error²) in dB; absent where there is no error.
+	SQNR     float64 `json:"sqnr_db,omitempty"`
+	BytesIn  int64   `json:"bytes_in"`
+	BytesOut int64   `json:"bytes_out"`
+}
+
+// FileReport is one file of the source directory, or one that was written.
+type FileReport struct {
+	Name   string `json:"name"`
+	Action string `json:"action"` // "copied", "edited", "written", "converted", "left"
+	Reason string `json:"reason,omitempty"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256,omitempty"` // of the file in the destination
+}
+
+// Totals sums a conversion up.
+type Totals struct {
+	Tensors   int   `json:"tensors"` // in the source
+	Quantised int   `json:"quantised"`
+	Cast      int   `json:"cast"`
+	Copied    int   `json:"copied"`
+	Dropped   int   `json:"dropped"`
+	Outputs   int   `json:"outputs"` // tensors in the destination
+	BytesIn   int64 `json:"bytes_in"`
+	BytesOut  int64 `json:"bytes_out"`
+	// WorstSQNR is the lowest of any tensor in dB, and WorstTensor its name;
+	// absent where nothing lost precision.
+	WorstSQNR   float64 `json:"worst_sqnr_db,omitempty"`
+	WorstTensor string  `json:"worst_tensor,omitempty"`
+}
+
+// Report is the record of a conversion. It depends on the source and the
+// options alone, and lies in the destination as conversion.json.
+type Report struct {
+	Version      int            `json:"version"`
+	Format       string         `json:"format"`
+	Rounding     Rounding       `json:"rounding"`
+	Naming       Naming         `json:"naming"`
+	ShardSize    int64          `json:"shard_size"`
+	Architecture string         `json:"architecture"` // model_type
+	Keep         []string       `json:"keep,omitempty"`
+	Ignored      []Rule         `json:"ignored"` // the architecture's list of what stays float
+	SourceDigest string         `json:"source_digest"`
+	Digest       string         `json:"digest"` // of the destination's files but this one
+	Totals       Totals         `json:"totals"`
+	Files        []FileReport   `json:"files"`
+	Tensors      []TensorReport `json:"tensors"`
+}
+
+const (
+	recordName    = "conversion.json"
+	recordVersion = 1
+)
+
+// Violation is a rule that a model or a conversion breaks.
+type Violation struct {
+	Rule   string `json:"rule"`
+	Tensor string `json:"tensor,omitempty"` // or file
+	Detail string `json:"detail"`
+}
+
+func (v *Violation) Error() string {
+	if v.Tensor == "" {
+		return fmt.Sprintf("rule %q: %s", v.Rule, v.Detail)
+	}
+	return fmt.Sprintf("rule %q: %s: %s", v.Rule, v.Tensor, v.Detail)
+}
+
+func violation(rule, tensor, format string, a ...any) *Violation {
+	return &Violation{Rule: rule, Tensor: tensor, Detail: fmt.Sprintf(format, a...)}
+}
+
+// FilesDigest is one sha256, in lower-case hex, over the names, sizes and
+// sha256 of the files that have one.
+func FilesDigest(files []FileReport) string {
+	sorted := slices.Clone(files)
+	slices.SortFunc(sorted, func(a, b FileReport) int { return strings.Compare(a.Name, b.Name) })
+	h := sha256.New()
+	for _, f := range sorted {
+		if f.SHA256 != "" {
+			fmt.Fprintf(h, "%s %d %q\n", f.SHA256, f.Size, f.Name)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// total sums up the tensors' reports.
+func total(tensors []TensorReport) Totals {
+	t := Totals{Tensors: len(tensors)}
+	for _, r := range tensors {
+		switch r.Action {
+		case Quantised:
+			t.Quantised++
+		case Cast:
+			t.Cast++
+		case Copied:
+			t.Copied++
+		case Dropped:
+			t.Dropped++
+		}
+		t.Outputs += len(r.Outputs)
+		t.BytesIn += r.BytesIn
+		t.BytesOut += r.BytesOut
+		if r.MaxAbsError > 0 && (t.WorstTensor == "" || r.SQNR < t.WorstSQNR) {
+			t.WorstSQNR, t.WorstTensor = r.SQNR, r.Name
+		}
+	}
+	return t
+}
+
+// WriteText prints the report for people: the totals, the ignore list, and one
+// line per tensor.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s to %s (%s rounding): %d tensors, %d quantised, %d cast, %d copied, %d dropped; %d bytes in, %d out\n",
+		r.Architecture, r.Format, r.Rounding, r.Totals.Tensors, r.Totals.Quantised, r.Totals.Cast, r.Totals.Copied, r.Totals.Dropped,
+		r.Totals.BytesIn, r.Totals.BytesOut)
+	fmt.Fprintf(&b, "source %s\nresult %s\n", r.SourceDigest, r.Digest)
+	for _, i := range r.Ignored {
+		fmt.Fprintf(&b, "stays float: %s (%s)\n", i.Match, i.Reason)
+	}
+	for _, t := range r.Tensors {
+		sqnr := "exact"
+		if t.MaxAbsError > 0 {
+			sqnr = fmt.Sprintf("%.2f dB", t.SQNR)
+		}
+		fmt.Fprintf(&b, "%-9s %s %v %s>%s max error %.3g of %.3g, %s: %s\n",
+			t.Action, t.Name, t.Shape, t.From, t.To, t.MaxAbsError, t.Bound, sqnr, t.Reason)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

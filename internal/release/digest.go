@@ -1,0 +1,99 @@
+package release
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"tarbert/internal/certificate"
+	"tarbert/internal/store"
+)
+
+// binding asks for a path to be bound by the certificate.
+type binding struct{ name, path string }
+
+func fileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// contentDigest is a file's sha256, or a directory's OpenSSF digest.
+func contentDigest(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if info.IsDir() {
+		return certificate.ModelDigest(path)
+	}
+	return fileDigest(path)
+}
+
+// optionalDigest is the digest of a path that may be left out of the spec.
+func optionalDigest(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	d, err := contentDigest(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return d, err
+}
+
+// intact checks that everything a passed stage left is still what it was.
+func (r *run) intact(past StageResult) error {
+	for _, b := range past.Bound {
+		now, err := certificate.Bind(r.Home, b.Name, filepath.Join(r.Home, filepath.FromSlash(b.Path)))
+		if err != nil {
+			return err
+		}
+		if now.Digest != b.Digest {
+			return fmt.Errorf("%s has changed since stage %s passed", b.Path, past.Stage)
+		}
+	}
+	return nil
+}
+
+// inputDigest is what a stage's result depends on, in one digest.
+func (r *run) inputDigest(st stage) (string, error) {
+	inputs, err := st.inputs(r)
+	if err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(struct {
+		Stage   string
+		Version int
+		Inputs  any
+	}{st.name, st.version, inputs})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func short(digest string) string { return digest[:8] }
+
+// copyFile copies a small file whole or not at all.
+func copyFile(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return store.WriteFile(to, b, 0o644)
+}

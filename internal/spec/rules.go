@@ -1,0 +1,154 @@
+package spec
+
+import (
+	"regexp"
+	"strings"
+
+	"tarbert/internal/device"
+	"tarbert/internal/reward"
+)
+
+// rule is what holds for one field wherever it stands. Conditions between
+// fields are in validate.go.
+type rule struct {
+	path    string // "train.sft.batch"; a list's elements are "pools[].name", "convert.formats[]"
+	about   string // for the schema
+	example string // what to write, as YAML
+	// required: without it the file is wrong. The others have a default.
+	required bool
+	// min and max are inclusive bounds of a number, or of a list's length; min
+	// itself is not allowed where open. No bounds if max is 0.
+	min, max float64
+	open     bool
+	choices  []string
+	pattern  *regexp.Regexp
+	form     string // the pattern in words
+	file     fileKind
+}
+
+// fileKind says what a path must lead to.
+type fileKind int
+
+const (
+	notFile fileKind = iota
+	regularFile
+	modelFolder // holds config.json and tokenizer.json
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
+
+const nameForm = "up to 40 lower-case letters, digits and dashes"
+
+// Formats lists the weight formats that convert can write.
+func Formats() []string { return []string{"bf16", "w8a8-ascend"} }
+
+// rules is the table of fields, in the file's order.
+func rules() []rule {
+	all := []rule{
+		{path: "name", about: "name of the release: part of file, task and model names", example: "sums", required: true, pattern: namePattern, form: nameForm},
+		{path: "seed", about: "seed of every random choice in the release", example: "1"},
+		{path: "pools", about: "devices of one kind behind one executor, with the roles they may play", example: "[{name: here, vendor: cpu, roles: [fallback, target]}]", required: true, min: 1, max: 64},
+		{path: "pools[].name", example: "ascend", required: true, pattern: namePattern, form: nameForm},
+		{path: "pools[].vendor", example: "cpu", required: true, choices: []string{string(device.NVIDIA), string(device.Ascend), string(device.CPU)}},
+		{path: "pools[].executor", about: "where its tasks run", example: "local", choices: []string{"local"}},
+		{path: "pools[].roles", about: "preferred and fallback train, reference judges, target serves", example: "[fallback, target]", required: true, min: 1, max: 4},
+		{path: "pools[].roles[]", example: "fallback", choices: []string{string(Preferred), string(Fallback), string(Reference), string(Target)}},
+
+		{path: "label.annotations", about: `JSON Lines of {"id","prompt","completion","votes":{"annotator":"label"|null}}`, example: "data/annotations.jsonl", required: true, file: regularFile},
+		{path: "label.accept", about: "adjudicated label that enters the dataset", example: "good"},
+		{path: "label.agreement.alpha", about: "the lower bound of Krippendorff's alpha must reach this", example: "0.667", open: true, max: 1},
+		{path: "label.agreement.confidence", about: "of the bound, one-sided", example: "0.95", min: 0.5, max: 0.9999},
+		{path: "label.agreement.resamples", about: "bootstrap resamples", example: "1000", min: 100, max: 1_000_000},
+
+		{path: "plan.deadline", about: "longest training time", example: "30m", required: true},
+
+		{path: "qualify.twin_steps", about: "steps of the convergence twin", example: "30", min: 2, max: 10_000},
+		{path: "qualify.gradient_tolerance", about: "largest relative error of a directional derivative against float64 finite differences", example: "0.01", open: true, max: 1},
+
+		{path: "train.trainer", about: "which trainer runs the recipe", example: "reference", choices: []string{"reference"}},
+		{path: "train.model", about: "folder with config.json, tokenizer.json and the chat template", example: "model", required: true, file: modelFolder},
+		{path: "train.dtype", about: "dtype of weights and arithmetic in training", example: "float32", choices: []string{"float32"}},
+		{path: "train.checkpoint.every", about: "steps between checkpoints", example: "50", min: 1, max: 1e9},
+		{path: "train.checkpoint.keep", about: "newest checkpoints kept, besides the last of each stage", example: "3", min: 1, max: 1e6},
+		{path: "train.restarts", about: "attempts without progress that end the stage", example: "3", min: 1, max: 1000},
+		{path: "train.sft.steps", example: "400", required: true, min: 1, max: 1e9},
+		{path: "train.sft.batch", about: "examples per step", example: "64", required: true, min: 1, max: 1e6},
+		{path: "train.sft.router_bias", about: "step of the auxiliary-loss-free load balancing; 0 = off", example: "0.001", min: 0, max: 1},
+		{path: "train.grpo.steps", about: "0 = no reinforcement learning", example: "30", min: 0, max: 1e9},
+		{path: "train.grpo.problems", about: `JSON Lines of {"id","prompt","answer"}`, example: "data/problems.jsonl", file: regularFile},
+		{path: "train.grpo.reward", about: "checker of answers", example: "answer", choices: reward.Names()},
+		{path: "train.grpo.prompts", about: "prompts per step", example: "32", min: 1, max: 1e6},
+		{path: "train.grpo.samples", about: "samples per prompt; their mean is the baseline, so at least 2", example: "8", min: 2, max: 1e4},
+		{path: "train.grpo.max_tokens", about: "longest sampled answer", example: "64", min: 1, max: 1e6},
+		{path: "train.grpo.temperature", example: "1.0", open: true, max: 10},
+		{path: "train.grpo.clip_low", about: "the ratio is clipped below at 1 - clip_low", example: "0.2", open: true, max: 1},
+		{path: "train.grpo.clip_high", about: "the ratio is clipped above at 1 + clip_high", example: "0.28", open: true, max: 100},
+		{path: "train.grpo.objective", example: "grpo", choices: []string{"grpo", "gspo"}},
+
+		{path: "convert.formats", about: "forms in which the weights are written; the last one is released unless verify.format says otherwise", example: "[bf16, w8a8-ascend]", required: true, min: 1, max: 16},
+		{path: "convert.formats[]", example: "bf16", choices: Formats()},
+		{path: "convert.keep", about: "module name patterns left in bf16, besides the architecture's own list", example: `["*.o_proj"]`, min: 0, max: 1000},
+		{path: "convert.keep[]", example: `"*.o_proj"`},
+
+		{path: "verify.format", about: "which converted form is the candidate; default the last of convert.formats", example: "w8a8-ascend", choices: Formats()},
+		{path: "verify.prompts", about: "problems whose prompts are compared; default compare.problems", example: "data/held-out.jsonl", file: regularFile},
+		{path: "verify.count", about: "how many prompts", example: "64", min: 2, max: 1e6},
+		{path: "verify.top", about: "k of top-k KL; engines give at most 20", example: "20", min: 1, max: 20},
+		{path: "verify.margin.ratio", about: "mean clipped KL, upper bound, over the floor's", example: "20", required: true, open: true, max: 1e6},
+		{path: "verify.margin.kl", about: "mean clipped KL in nats, upper bound; 0 = not used", example: "0.01", min: 0, max: 100},
+		{path: "verify.margin.delta_nll", about: "|mean difference of negative log-likelihood| in nats, bound farther from zero", example: "0.01", required: true, open: true, max: 100},
+		{path: "verify.margin.top1", about: "top-1 agreement, lower bound", example: "0.98", required: true, open: true, max: 1},
+		{path: "verify.margin.clip", about: "KL of a token counts at most this", example: "0.1", open: true, max: 100},
+
+		{path: "compare.problems", about: "held-out problems, never trained on", example: "data/held-out.jsonl", required: true, file: regularFile},
+		{path: "compare.reward", about: "checker of answers", example: "answer", choices: reward.Names()},
+		{path: "compare.non_inferiority", about: "largest loss of greedy accuracy against the float32 checkpoint that is allowed", example: "0.05", required: true, min: 0, max: 1},
+		{path: "compare.max_tokens", about: "longest answer; default train.grpo.max_tokens", example: "64", min: 1, max: 1e6},
+
+		{path: "serve.addr", about: "port 0 = any free one", example: "127.0.0.1:8000"},
+		{path: "serve.smoke", about: "prompt that the endpoint must answer", example: `"12+34="`, required: true},
+		{path: "serve.name", about: "served model name; default the release's", example: "sums", pattern: regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$`), form: "up to 96 letters, digits, dots, slashes, dashes and underscores"},
+	}
+	all = append(all, optimizerRules("train.sft.optimizer", true)...)
+	return append(all, optimizerRules("train.grpo.optimizer", false)...)
+}
+
+func optimizerRules(prefix string, required bool) []rule {
+	return []rule{
+		{path: prefix + ".learning_rate", about: "after warm-up", example: "3e-3", required: required, open: true, max: 1},
+		{path: prefix + ".warmup", about: "steps of linear warm-up", example: "30", min: 0, max: 1e9},
+		{path: prefix + ".floor", about: "cosine decay ends at this share of the rate; 1 = constant after warm-up", example: "0.2", min: 0, max: 1},
+		{path: prefix + ".betas", about: "decay of the moments", example: "[0.9, 0.95]", min: 2, max: 2},
+		{path: prefix + ".betas[]", example: "0.9", min: 0, max: 0.999999},
+		{path: prefix + ".epsilon", example: "1e-8", open: true, max: 1},
+		{path: prefix + ".weight_decay", about: "decoupled", example: "0.1", min: 0, max: 10},
+		{path: prefix + ".clip", about: "global gradient norm; 0 = none", example: "1.0", min: 0, max: 1e6},
+	}
+}
+
+// ruleFor finds the rule of a path in a file, whose list elements are numbered.
+func ruleFor(table []rule, path string) (rule, bool) {
+	general := elementNumber.ReplaceAllString(path, "[]")
+	for _, r := range table {
+		if r.path == general {
+			return r, true
+		}
+	}
+	return rule{}, false
+}
+
+var elementNumber = regexp.MustCompile(`\[\d+\]`)
+
+// leaf is the last name of a path: what stands before the colon.
+func leaf(path string) string {
+	path = elementNumber.ReplaceAllString(path, "")
+	return path[strings.LastIndexByte(path, '.')+1:]
+}
+
+// parent is the path without its last name, "" for the file itself.
+func parent(path string) string {
+	if i := strings.LastIndexByte(path, '.'); i >= 0 {
+		return path[:i]
+	}
+	return ""
+}

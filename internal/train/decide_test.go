@@ -1,0 +1,173 @@
+package train
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"tarbert/internal/executor"
+)
+
+func TestDecide(t *testing.T) {
+	crashed := func(n, from, saved int) Attempt {
+		return Attempt{Number: n, Phase: Ended, Outcome: Crashed, Reason: "signal: killed", ResumeStep: from, Saved: saved}
+	}
+	tests := []struct {
+		name string
+		in   Snapshot
+		want Action
+		from string
+	}{
+		{"first attempt", Snapshot{Target: 10, Limit: 3, NewestStep: -1}, Start, ""},
+		{"a checkpoint is already there", Snapshot{Target: 10, Limit: 3, NewestStep: 4, NewestDir: "c4"}, Start, "c4"},
+		{"done and verified", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: Done}}, NewestStep: 10, NewestDir: "c10"}, Finish, "c10"},
+		{"done, but the last checkpoint is torn", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: Done, Saved: 5}}, NewestStep: 5, NewestDir: "c5"}, Start, "c5"},
+		{"crash with progress", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{crashed(1, 0, 5)}, NewestStep: 5, NewestDir: "c5"}, Start, "c5"},
+		{"exit 0 too early", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: Early, Saved: 5}}, NewestStep: 5, NewestDir: "c5"}, Start, "c5"},
+		{"crash loop", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{crashed(1, 0, 5), crashed(2, 5, 5), crashed(3, 5, 5), crashed(4, 5, 5)}, NewestStep: 5}, Stop, ""},
+		{"progress clears the count", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{crashed(1, 0, 0), crashed(2, 0, 0), crashed(3, 0, 2), crashed(4, 2, 2)}, NewestStep: 2, NewestDir: "c2"}, Start, "c2"},
+		{"not a number", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: NotFinite, Saved: 5}}, NewestStep: 5}, Stop, ""},
+		{"an interruption neither counts nor clears", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{crashed(1, 0, 0), crashed(2, 0, 0), {Phase: Ended, Outcome: Interrupted}, crashed(4, 0, 0)}, NewestStep: 0}, Stop, ""},
+		{"an interruption is no failure", Snapshot{Target: 10, Limit: 1, Attempts: []Attempt{{Phase: Ended, Outcome: Interrupted, Saved: -1}}, NewestStep: -1}, Start, ""},
+		{"asked not to be restarted", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: DoNotRetry, Saved: 5}}, NewestStep: 5}, Stop, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Decide(tt.in)
+			if got.Action != tt.want || got.Resume != tt.from && tt.want != Stop {
+				t.Errorf("Decide = %+v, want %s from %q", got, tt.want, tt.from)
+			}
+			if got.Reason == "" {
+				t.Error("a decision without a reason")
+			}
+		})
+	}
+}
+
+// However attempts end, the run is bounded: without progress it stops.
+func TestDecideEndsEveryCrashLoop(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := Snapshot{Target: 1000, Limit: rapid.IntRange(1, 5).Draw(t, "limit"), NewestStep: -1}
+		progress := rapid.SliceOfN(rapid.IntRange(0, 3), 0, 20).Draw(t, "progress")
+		for i := 0; ; i++ {
+			d := Decide(s)
+			if d.Action == Stop {
+				return
+			}
+			if i > len(progress)+s.Limit {
+				t.Fatalf("attempt %d is started though the last %d made no progress", i+1, s.Limit)
+			}
+			saved := max(s.NewestStep, 0)
+			if i < len(progress) {
+				saved += progress[i]
+			}
+			s.Attempts = append(s.Attempts, Attempt{Number: i + 1, Phase: Ended, Outcome: Crashed, Reason: "exit code 1", ResumeStep: d.Step, Saved: saved})
+			s.NewestStep = saved
+		}
+	})
+}
+
+func TestJudge(t *testing.T) {
+	exited := executor.Status{State: executor.Exited}
+	killed := executor.Status{State: executor.Exited, ExitCode: -1, Signal: "killed"}
+	tests := []struct {
+		name string
+		end  ending
+		want Outcome
+		says string
+	}{
+		{"done at the target", ending{status: exited, done: true, step: 10}, Done, "step 10"},
+		{"done, then badly ended", ending{status: killed, done: true, step: 10}, Done, "killed"},
+		{"done at another step", ending{status: exited, done: true, step: 9}, Early, "9 of 10"},
+		{"exit code 0 alone is not success", ending{status: exited}, Early, "without the done event"},
+		{"killed", ending{status: killed}, Crashed, "killed"},
+		{"crashed", ending{status: executor.Status{ExitCode: 7, Reason: "because"}}, Crashed, "exit code 7, because"},
+		{"exit code 93", ending{status: executor.Status{ExitCode: 93}}, DoNotRetry, "93"},
+		{"not finite wins", ending{status: exited, done: true, step: 10, notFinite: "loss is not finite at step 3"}, NotFinite, "step 3"},
+		{"interrupted", ending{status: killed, interrupted: true}, Interrupted, "interrupted"},
+		{"done before it could be interrupted", ending{status: killed, done: true, step: 10, interrupted: true}, Done, "step 10"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.end.target = 10
+			if got, reason := judge(tt.end); got != tt.want || !strings.Contains(reason, tt.says) {
+				t.Errorf("judge = %s (%q), want %s with %q", got, reason, tt.want, tt.says)
+			}
+		})
+	}
+}
+
+// An attempt cannot skip a phase or come back from its end.
+func TestPhases(t *testing.T) {
+	allowed := map[[2]Phase]bool{
+		{Starting, Starting}: true, {Starting, Watching}: true, {Starting, Stopping}: true,
+		{Watching, Stopping}: true, {Stopping, Ended}: true,
+	}
+	all := []Phase{Starting, Watching, Stopping, Ended}
+	for _, from := range all {
+		for _, to := range all {
+			if got := from.mayBecome(to); got != allowed[[2]Phase{from, to}] {
+				t.Errorf("%s may become %s: %v", from, to, got)
+			}
+		}
+	}
+}
+
+// Whatever happens in whatever order, the classes sum to the wall time and none is negative.
+func TestLedgerIsClosed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		start := time.Unix(1e9, 0)
+		now := start
+		c := newClock(now)
+		for range rapid.IntRange(1, 60).Draw(t, "events") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond)
+			step := rapid.IntRange(0, 5).Draw(t, "step")
+			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			case 0, 1, 2:
+				c.enter(classOf(rapid.SampledFrom([]string{"setup", "step", "checkpoint", "rollout", "eval", "odd"}).Draw(t, "section"), 1+step), now)
+			case 3:
+				c.mark(step, now)
+			case 4:
+				c.enter(classRecovery, now)
+				c.rewind(step)
+			case 5:
+				c.enter(classUnobserved, c.Since) // the supervisor died and came back
+			}
+		}
+		c.enter(classFinish, now)
+		l := c.ledger()
+		if got, want := l.Wall, now.Sub(start).Seconds(); math.Abs(got-want) > 1e-6 {
+			t.Fatalf("classes sum to %v s of %v s: %v", got, want, l.Classes)
+		}
+		for class, s := range l.Classes {
+			if s < -1e-9 {
+				t.Fatalf("%s has %v s", class, s)
+			}
+		}
+	})
+}
+
+func TestLostWorkIsWhatIsDoneAgain(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	c := newClock(at(0))
+	c.enter(classStep, at(2))      // 2 s of setup
+	c.mark(5, at(12))              // 10 s of steps are safe
+	c.enter(classRollout, at(15))  // 3 s more
+	c.enter(classRecovery, at(19)) // 4 s of rollout, then a crash
+	c.rewind(5)                    // back to the checkpoint of step 5
+	c.enter(classStep, at(20))     // 1 s of recovery
+	c.enter(classFinish, at(30))   // 10 s of steps
+	got := c.ledger()
+	want := map[string]float64{classSetup: 2, classStep: 20, classRollout: 0, classLost: 7, classRecovery: 1}
+	for class, s := range want {
+		if math.Abs(got.Classes[class]-s) > 1e-9 {
+			t.Errorf("%s = %v s, want %v", class, got.Classes[class], s)
+		}
+	}
+	if got.Wall != 30 {
+		t.Errorf("wall = %v s, want 30", got.Wall)
+	}
+}
