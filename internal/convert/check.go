@@ -190,7 +190,7 @@ func sameMembers(want, got object) error {
 		if v == nil {
 			return violation("", "config.json", "%q is missing; the source has %s", m.key, compact(m.value))
 		}
-		if compact(v) != compact(m.value) {
+		if !sameJSON(v, m.value) {
 			return violation("", "config.json", "%q is %s; the source has %s", m.key, compact(v), compact(m.value))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -18,6 +19,16 @@ func compact(v json.RawMessage) string {
 		return string(v)
 	}
 	return b.String()
+}
+
+// sameJSON reports whether two values are the same but for spelling: white
+// space, the order of keys, 1e-6 and 0.000001.
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y any
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		return false
+	}
+	return reflect.DeepEqual(x, y)
 }
 
 // complete: every source tensor is there once, in its shape and an allowed type,

@@ -89,6 +89,20 @@ func FuzzParseDescription(f *testing.F) {
 	})
 }
 
+func TestSameJSON(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{`{"a":1e-6,"b":[1,2]}`, `{ "b": [1, 2], "a": 0.000001 }`, true}, {`10000`, `10000.0`, true}, {`1`, `"1"`, false},
+		{`[1,2]`, `[2,1]`, false}, {`null`, `false`, false}, {`{"a":1}`, `{"a":1,"b":null}`, false},
+	} {
+		if got := sameJSON(json.RawMessage(tt.a), json.RawMessage(tt.b)); got != tt.want {
+			t.Errorf("sameJSON(%s, %s) = %v", tt.a, tt.b, got)
+		}
+	}
+}
+
 func TestModelConfig(t *testing.T) {
 	m, err := parseConfig([]byte(`{"model_type":"deepseek_v3","num_hidden_layers":61}`))
 	if err != nil {

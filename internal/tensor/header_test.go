@@ -229,3 +229,22 @@ func TestRealHeadersPlanTheSame(t *testing.T) {
 		f.Close()
 	}
 }
+
+// BenchmarkHeader reads the header of a model with 100,000 tensors.
+func BenchmarkHeader(b *testing.B) {
+	infos := make([]Info, 100_000)
+	for i := range infos {
+		infos[i] = Info{Name: fmt.Sprintf("model.layers.%d.mlp.experts.%d.gate_proj.weight_scale_inv", i/400, i%400), DType: U8, Shape: []int64{1, 1}}
+	}
+	l, err := Plan(infos, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	all := append(l.header, make([]byte, l.Size-int64(len(l.header)))...)
+	b.SetBytes(int64(len(l.header)))
+	for b.Loop() {
+		if h, err := readHeader("f", bytes.NewReader(all), l.Size); err != nil || len(h.infos) != len(infos) {
+			b.Fatal(err)
+		}
+	}
+}

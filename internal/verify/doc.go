@@ -11,6 +11,8 @@
 // (stats.go), and the verdict is on the bounds of those intervals: inconclusive
 // when they straddle the margin (judge.go).
 //
+// design.md says which statistics and why, with what they measured.
+//
 // Run collects and writes one evidence file; everything after that is a pure
 // function of the evidence, and Recompute is that function.
 package verify

@@ -32,6 +32,7 @@ type Evidence struct {
 	Candidate Stack       `json:"candidate"`
 	Floor     *Stack      `json:"floor,omitempty"`
 	Spec      spec.Verify `json:"spec"`
+	Typical   float64     `json:"typical"` // margin on the typical ratio
 	Seed      uint64      `json:"seed"`
 	Asked     int         `json:"asked"` // prompts
 	// Failure is why it ended early, naming side, prompt and position.
@@ -44,6 +45,7 @@ type Evidence struct {
 // the first token has nothing before it.
 type Prompt struct {
 	Tokens []int `json:"tokens"`
+	From   int   `json:"from"` // first position that is judged
 	// LogProb is the reference's, of the actual tokens, in nats.
 	LogProb []float64 `json:"logprob"`
 	// Gap is the reference's between its likeliest and second likeliest token, in nats.
@@ -58,7 +60,7 @@ type Series struct {
 	KL      []float64 `json:"kl"`      // lower bound of KL(reference‖side), nats, not clipped
 	// Same has a 1 where both have the same likeliest token, else a 0.
 	Same string `json:"same"`
-	// SlopeXY and SlopeXX are sums over the prompt; see slopeSums.
+	// SlopeXY and SlopeXX are sums over the judged positions; see slopeSums.
 	SlopeXY float64 `json:"slope_xy"`
 	SlopeXX float64 `json:"slope_xx"`
 }
@@ -66,7 +68,10 @@ type Series struct {
 func newEvidence(in Input) *Evidence {
 	ev := &Evidence{
 		Version: EvidenceVersion, Digest: promptsDigest(in.Prompts), Reference: in.Reference.Stack, Candidate: in.Candidate.Stack,
-		Spec: in.Spec, Seed: in.Seed, Asked: len(in.Prompts), Prompts: []Prompt{},
+		Spec: in.Spec, Typical: in.Typical, Seed: in.Seed, Asked: len(in.Prompts), Prompts: []Prompt{},
+	}
+	if ev.Typical == 0 {
+		ev.Typical = in.Spec.Margin.Ratio
 	}
 	if in.Floor.Scorer != nil {
 		floor := in.Floor.Stack
@@ -77,8 +82,8 @@ func newEvidence(in Input) *Evidence {
 
 // add reduces one prompt's positions (reference, candidate, and floor if
 // there is one) to numbers.
-func (ev *Evidence) add(tokens []int, sides [][]engine.Position) {
-	p := Prompt{Tokens: tokens}
+func (ev *Evidence) add(tokens []int, from int, sides [][]engine.Position) {
+	p := Prompt{Tokens: tokens, From: from}
 	ref := sides[0]
 	for t := 1; t < len(tokens); t++ {
 		p.LogProb = append(p.LogProb, ref[t].LogProb)
@@ -88,15 +93,15 @@ func (ev *Evidence) add(tokens []int, sides [][]engine.Position) {
 		}
 		p.Gap = append(p.Gap, gap)
 	}
-	p.Candidate = series(ref, sides[1])
+	p.Candidate = series(ref, sides[1], from)
 	if len(sides) > 2 {
-		s := series(ref, sides[2])
+		s := series(ref, sides[2], from)
 		p.Floor = &s
 	}
 	ev.Prompts = append(ev.Prompts, p)
 }
 
-func series(ref, side []engine.Position) Series {
+func series(ref, side []engine.Position, from int) Series {
 	var s Series
 	same := make([]byte, 0, len(ref))
 	for t := 1; t < len(ref); t++ {
@@ -107,8 +112,10 @@ func series(ref, side []engine.Position) Series {
 			mark = '1'
 		}
 		same = append(same, mark)
-		xy, xx := slopeSums(ref[t], side[t])
-		s.SlopeXY, s.SlopeXX = s.SlopeXY+xy, s.SlopeXX+xx
+		if t >= from {
+			xy, xx := slopeSums(ref[t], side[t])
+			s.SlopeXY, s.SlopeXX = s.SlopeXY+xy, s.SlopeXX+xx
+		}
 	}
 	s.Same = string(same)
 	return s
@@ -116,7 +123,8 @@ func series(ref, side []engine.Position) Series {
 
 func (ev *Evidence) progress(total int) progress.Update {
 	kl, floor := 0.0, 0.0
-	for _, p := range ev.Prompts {
+	for _, whole := range ev.Prompts {
+		p := whole.judged()
 		kl += mean(clipped(p.Candidate.KL, ev.Spec.Margin.Clip))
 		if p.Floor != nil {
 			floor += mean(clipped(p.Floor.KL, ev.Spec.Margin.Clip))
@@ -212,6 +220,9 @@ func (ev *Evidence) validate() error {
 		if n < 1 || len(p.LogProb) != n || len(p.Gap) != n {
 			return fmt.Errorf("prompt %d: %d tokens with %d log-probabilities and %d gaps", i, n+1, len(p.LogProb), len(p.Gap))
 		}
+		if p.From < 1 || p.From > len(p.Tokens) {
+			return fmt.Errorf("prompt %d of %d tokens is judged from %d", i, len(p.Tokens), p.From)
+		}
 		if (p.Floor != nil) != (ev.Floor != nil) {
 			return fmt.Errorf("prompt %d: floor is there for some and not for others", i)
 		}
@@ -250,22 +261,42 @@ func (s *Series) validate(n int) error {
 	return nil
 }
 
-// canonical sorts prompts by their tokens, then their numbers, so that the
-// order they were asked in changes nothing. The second result is each one's
-// index in the evidence.
+// judged is the prompt with the numbers of its judged positions only: entry i
+// of a list is now about position From+i.
+func (p Prompt) judged() Prompt {
+	at := p.From - 1
+	p.LogProb, p.Gap = p.LogProb[at:], p.Gap[at:]
+	p.Candidate = p.Candidate.after(at)
+	if p.Floor != nil {
+		f := p.Floor.after(at)
+		p.Floor = &f
+	}
+	return p
+}
+
+func (s Series) after(at int) Series {
+	s.LogProb, s.KL, s.Same = s.LogProb[at:], s.KL[at:], s.Same[at:]
+	return s
+}
+
+// canonical gives the judged part of every prompt that has one, sorted by
+// tokens, then numbers, so that the order they were asked in changes nothing.
+// The second result is each one's index in the evidence.
 func (ev *Evidence) canonical() ([]Prompt, []int) {
-	order := make([]int, len(ev.Prompts))
-	for i := range order {
-		order[i] = i
+	var order []int
+	for i, p := range ev.Prompts {
+		if p.From < len(p.Tokens) {
+			order = append(order, i)
+		}
 	}
 	slices.SortStableFunc(order, func(i, j int) int {
 		a, b := ev.Prompts[i], ev.Prompts[j]
 		return cmp.Or(slices.Compare(a.Tokens, b.Tokens), slices.Compare(a.Candidate.KL, b.Candidate.KL),
-			slices.Compare(a.Candidate.LogProb, b.Candidate.LogProb), slices.Compare(a.LogProb, b.LogProb))
+			slices.Compare(a.Candidate.LogProb, b.Candidate.LogProb), slices.Compare(a.LogProb, b.LogProb), cmp.Compare(a.From, b.From))
 	})
 	sorted := make([]Prompt, len(order))
 	for i, at := range order {
-		sorted[i] = ev.Prompts[at]
+		sorted[i] = ev.Prompts[at].judged()
 	}
 	return sorted, order
 }

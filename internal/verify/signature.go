@@ -11,9 +11,10 @@ import (
 // Smallest says what the run could have seen. Zero means that it could not
 // say: no margin, or an interval that reaches zero.
 type Smallest struct {
-	// Ratio and KL (nats): a candidate this far away would have failed.
-	Ratio float64 `json:"ratio,omitempty"`
-	KL    float64 `json:"kl,omitempty"`
+	// Ratio, Typical and KL (nats): a candidate this far away would have failed.
+	Ratio   float64 `json:"ratio,omitempty"`
+	Typical float64 `json:"typical,omitempty"`
+	KL      float64 `json:"kl,omitempty"`
 	// DeltaNLL (nats): a mean shift this large would have failed.
 	DeltaNLL float64 `json:"delta_nll,omitempty"`
 	// Share of prompts: a fault that shows in this share of all such prompts
@@ -26,11 +27,15 @@ type Smallest struct {
 // with lower bound l fails from margin·e/l on.
 func smallest(r *Report, ev *Evidence) Smallest {
 	m := ev.Spec.Margin
-	s := Smallest{Share: 1 - math.Pow(alpha, 1/float64(r.Prompts))}
+	s := Smallest{Share: 1 - math.Pow(alpha, 1/float64(max(r.Prompts, 1)))}
 	var parts []string
 	if r.Ratio != nil && m.Ratio > 0 && r.Ratio.Lower > 0 {
 		s.Ratio = m.Ratio * r.Ratio.Value / r.Ratio.Lower
 		parts = append(parts, fmt.Sprintf("a mean KL from %.3g× the floor", s.Ratio))
+	}
+	if r.Typical != nil && ev.Typical > 0 {
+		s.Typical = ev.Typical * r.Typical.Value / r.Typical.Lower
+		parts = append(parts, fmt.Sprintf("a typical token from %.3g×", s.Typical))
 	}
 	if m.KL > 0 && (r.KL.Lower > 0 || r.KL.Value == 0) {
 		s.KL = m.KL
@@ -78,14 +83,15 @@ func firstDivergence(ev *Evidence) *Divergence {
 	var first *Divergence
 	for i, p := range prompts {
 		for t, kl := range p.Candidate.KL {
-			if first != nil && t+1 > first.Position {
+			at := p.From + t
+			if first != nil && at > first.Position {
 				break
 			}
 			if kl <= ev.Spec.Margin.Clip || (p.Floor != nil && kl <= 10*p.Floor.KL[t]) {
 				continue
 			}
-			if first == nil || t+1 < first.Position || kl > first.KL {
-				first = &Divergence{index[i], t + 1, p.Tokens[t+1], kl, p.LogProb[t], p.Candidate.LogProb[t]}
+			if first == nil || at < first.Position || kl > first.KL {
+				first = &Divergence{index[i], at, p.Tokens[at], kl, p.LogProb[t], p.Candidate.LogProb[t]}
 			}
 		}
 	}
@@ -102,7 +108,7 @@ func worst(ev *Evidence) []Worst {
 		}
 		for t, kl := range p.Candidate.KL {
 			if kl > w.Max || w.Position == 0 {
-				w.Max, w.Position = kl, t+1
+				w.Max, w.Position = kl, p.From+t
 			}
 		}
 		all[i] = w
@@ -116,8 +122,9 @@ func worst(ev *Evidence) []Worst {
 type signature struct {
 	floor        bool
 	mean, median float64 // × the floor's; nats without a floor
+	typical      float64 // × the floor's, token by token
 	tail         float64 // p99/p50, × the floor's
-	late         float64 // mean KL in prompts' last quarter over that at positions 1–8, × the floor's
+	late         float64 // mean KL in prompts' last quarter over that at the first 8 judged positions, × the floor's
 	slope        float64 // − 1
 	deltaNLL     float64
 	top1         float64
@@ -136,7 +143,7 @@ func sign(r *Report, n numbers) signature {
 		s.tail = (r.Quantiles.P99 + quantileResolution) / (r.Quantiles.P50 + quantileResolution)
 		return s
 	}
-	s.floor, s.mean, s.tail = true, r.Ratio.Value, r.Tail.Value
+	s.floor, s.mean, s.typical, s.tail = true, r.Ratio.Value, r.Typical.Value, r.Tail.Value
 	s.median = (r.Quantiles.P50 + quantileResolution) / (r.FloorQuantiles.P50 + quantileResolution)
 	s.late /= lateOverEarly(n, func(p Prompt) []float64 { return p.Floor.KL })
 	return s
@@ -153,12 +160,12 @@ func lateOverEarly(n numbers, of func(Prompt) []float64) float64 {
 }
 
 func (s signature) String() string {
-	unit, of := "×", " the floor's"
+	tail := fmt.Sprintf("logit slope %+.4f, ΔNLL %+.2g, top-1 %.2f %%", s.slope, s.deltaNLL, 100*s.top1)
 	if !s.floor {
-		unit, of = " nats", " (no floor)"
+		return fmt.Sprintf("mean %.3g nats, median %.3g nats, p99/p50 %.3g, late/early %.3g (no floor); %s", s.mean, s.median, s.tail, s.late, tail)
 	}
-	return fmt.Sprintf("mean %.3g%s, median %.3g%s, tail %.3g×, late/early %.3g×%s; logit slope %+.4f, ΔNLL %+.2g, top-1 %.2f %%",
-		s.mean, unit, s.median, unit, s.tail, s.late, of, s.slope, s.deltaNLL, 100*s.top1)
+	return fmt.Sprintf("mean %.3g×, typical %.3g×, median %.3g×, p99/p50 %.3g×, late/early %.3g× the floor's; %s",
+		s.mean, s.typical, s.median, s.tail, s.late, tail)
 }
 
 // Cause is a guess from the signature: where to look first, not a finding.

@@ -17,6 +17,10 @@ type toy struct {
 	// hot adds heavy noise where the last token is below it: one bad expert.
 	hot      int
 	hotNoise float64
+	// flips is the share of positions with heavy noise, as routers' near ties make.
+	flips float64
+	// early adds noise to the first positions: text nobody trained on.
+	early float64
 	// late adds noise that grows with the position: a wrong RoPE base.
 	late float64
 	// scale multiplies the logits; 0 = 1.
@@ -38,6 +42,12 @@ func (m toy) logits(prefix []int) []float64 {
 	size := m.noise + m.late*float64(len(prefix))
 	if last < m.hot {
 		size += m.hotNoise
+	}
+	if noise.Float64() < m.flips {
+		size += 1.5
+	}
+	if len(prefix) < 10 {
+		size += m.early
 	}
 	scale := m.scale
 	if scale == 0 {

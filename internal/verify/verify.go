@@ -45,7 +45,15 @@ type Input struct {
 	// there is no floor, and only the absolute margins apply.
 	Floor   Side
 	Prompts [][]int // token ids, at least two each
-	Spec    spec.Verify
+	// From, if set, gives each prompt's first position that is judged: where
+	// the text that the reference wrote begins. What people typed in before it
+	// is scored too, but a model need not have learned to predict it, and its
+	// log-probabilities there are arbitrary. nil = from position 1.
+	From []int
+	Spec spec.Verify
+	// Typical is the margin on the typical ratio to the floor (Report.Typical);
+	// 0 = Spec.Margin.Ratio.
+	Typical float64
 	Seed    uint64
 	OutDir  string // must exist; gets EvidenceFile
 	// Vocab, if known, is the size of the vocabulary.
@@ -103,12 +111,25 @@ func (in *Input) check() error {
 	case !(in.Spec.Margin.Clip > 0):
 		return fmt.Errorf("verify.margin.clip is %g: it must be above 0", in.Spec.Margin.Clip)
 	}
+	if in.From != nil && len(in.From) != len(in.Prompts) {
+		return fmt.Errorf("%d starts for %d prompts", len(in.From), len(in.Prompts))
+	}
 	for i, p := range in.Prompts {
 		if len(p) < 2 {
 			return fmt.Errorf("prompt %d has %d tokens: at least 2 are needed to score one", i, len(p))
 		}
+		if from := in.from(i); from < 1 || from > len(p) {
+			return fmt.Errorf("prompt %d of %d tokens is judged from position %d: must be 1 to its length", i, len(p), from)
+		}
 	}
 	return nil
+}
+
+func (in *Input) from(i int) int {
+	if in.From == nil {
+		return 1
+	}
+	return in.From[i]
 }
 
 // collect fills ev with every prompt that all sides answered, and stops at the
@@ -140,7 +161,7 @@ func collect(ctx context.Context, in Input, ev *Evidence) error {
 			for i := range sides {
 				pos[i] = got[i][j]
 			}
-			ev.add(tokens, pos)
+			ev.add(tokens, in.from(from+j), pos)
 		}
 		in.Progress.Report(ev.progress(len(in.Prompts)))
 	}

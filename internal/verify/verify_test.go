@@ -76,6 +76,55 @@ func TestHonestPassesAndFaultsFail(t *testing.T) {
 	}
 }
 
+// Near ties of a router give floor and candidate the same heavy tail. It drowns
+// a small fault in the means, and not in the typical token.
+func TestTypicalSeesWhatTheTailHides(t *testing.T) {
+	prompts := toy{}.write(64, 40, 1)
+	for _, tt := range []struct {
+		noise float64
+		want  gate.Verdict
+	}{{0.011, gate.Pass}, {0.02, gate.Fail}} {
+		in := verification(t.TempDir(), toy{noise: tt.noise, seed: 2, flips: 0.02}, prompts)
+		in.Floor.Scorer = toy{noise: 0.01, seed: 1, flips: 0.02}
+		in.Typical = 2
+		in.Spec.Margin.Ratio, in.Spec.Margin.KL, in.Spec.Margin.DeltaNLL = 3, 0.01, 0.1
+		r := run(t, in)
+		if r.Gate.Verdict != tt.want {
+			t.Errorf("noise %g: %s: %s; ratio %+v, typical %+v", tt.noise, r.Gate.Verdict, r.Gate.Reason, *r.Ratio, *r.Typical)
+		}
+		for _, c := range r.Gate.Checks {
+			if c.Name != "typical" && c.Verdict != gate.Pass {
+				t.Errorf("noise %g: %s says %s too: %s", tt.noise, c.Name, c.Verdict, c.Detail)
+			}
+		}
+	}
+}
+
+func TestOnlyWrittenTextIsJudged(t *testing.T) {
+	prompts := toy{}.write(64, 40, 1)
+	in := verification(t.TempDir(), toy{noise: 0.02, seed: 2, early: 1}, prompts)
+	if r := run(t, in); r.Gate.Verdict != gate.Fail || r.First == nil || r.First.Position > 9 {
+		t.Errorf("all positions: %s, first divergence %+v", r.Gate.Verdict, r.First)
+	}
+	in.From = slices.Repeat([]int{10}, len(prompts))
+	r := run(t, in)
+	if !r.Gate.Passed() || r.First != nil || r.Tokens != 64*30 || r.Worst[0].Position < 10 {
+		t.Errorf("from position 10: %s: %s; first %+v, worst %+v, %d tokens", r.Gate.Verdict, r.Gate.Reason, r.First, r.Worst[0], r.Tokens)
+	}
+	again, err := Recompute(r.Evidence)
+	if diff := gocmp.Diff(r, again); diff != "" || err != nil {
+		t.Errorf("%v (-run +recomputed):\n%s", err, diff)
+	}
+	in.From[3] = 40 // the reference wrote nothing there
+	if r := run(t, in); !r.Gate.Passed() || r.Prompts != 63 {
+		t.Errorf("one empty continuation: %s: %s, %d prompts", r.Gate.Verdict, r.Gate.Reason, r.Prompts)
+	}
+	in.From = slices.Repeat([]int{40}, len(prompts))
+	if r := run(t, in); r.Gate.Verdict != gate.Inconclusive || r.Prompts != 0 {
+		t.Errorf("nothing written anywhere: %s: %s", r.Gate.Verdict, r.Gate.Reason)
+	}
+}
+
 func TestNumbersAreThoseOfTheModels(t *testing.T) {
 	prompts := toy{}.write(40, 30, 3)
 	in := verification(t.TempDir(), honest, prompts)
@@ -200,6 +249,8 @@ func TestRecomputeRefusesWhatDoesNotBelongTogether(t *testing.T) {
 		"positive logprob": func(ev *Evidence) { ev.Prompts[0].Candidate.LogProb[0] = 1 },
 		"no clip":          func(ev *Evidence) { ev.Spec.Margin.Clip = 0 },
 		"floor missing":    func(ev *Evidence) { ev.Prompts[5].Floor = nil },
+		"a late start":     func(ev *Evidence) { ev.Prompts[0].From = 99 },
+		"no start":         func(ev *Evidence) { ev.Prompts[0].From = 0 },
 		"another version":  func(ev *Evidence) { ev.Version = 99 },
 	} {
 		var ev Evidence
@@ -353,6 +404,9 @@ func TestBadInput(t *testing.T) {
 		"no candidate": func(in *Input) { in.Candidate.Scorer = nil },
 		"no k":         func(in *Input) { in.Spec.Top = 0 },
 		"no clip":      func(in *Input) { in.Spec.Margin.Clip = 0 },
+		"starts":       func(in *Input) { in.From = []int{1} },
+		"late start":   func(in *Input) { in.From = []int{1, 1, 1, 5} },
+		"early start":  func(in *Input) { in.From = []int{1, 1, 0, 1} },
 		"no folder":    func(in *Input) { in.OutDir = filepath.Join(in.OutDir, "missing") },
 	} {
 		in := verification(t.TempDir(), honest, toy{}.write(4, 4, 1))

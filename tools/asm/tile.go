@@ -249,6 +249,11 @@ func (s *tileState) step() {
 		b[v] = s.isa.vec(c)
 		s.read(s.bAt(v), v, b[v])
 	}
+	if s.rows >= 4 { // eight steps ahead, where B streams from the second cache
+		for d := 0; d < s.vecs*s.isa.bytes(); d += 64 {
+			c.PREFETCHT0(operand.Mem{Base: s.b, Index: s.bks, Scale: 8, Disp: d})
+		}
+	}
 	for i, row := range s.acc {
 		a := s.isa.vec(c)
 		c.VBROADCASTSS(s.aAt(i), a)

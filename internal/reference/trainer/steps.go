@@ -8,7 +8,7 @@ import (
 
 // microTokens is about how many tokens go through the model at once: enough
 // for full-sized matrix products, few enough for activations to stay small.
-const microTokens = 8192
+const microTokens = 4096
 
 // micro cuts a batch into runs of samples of at most microTokens tokens each (or
 // one sample). It looks at nothing but lengths, so the cuts are those of the
