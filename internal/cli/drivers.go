@@ -42,7 +42,7 @@ func runShim(dir string) int { return local.Shim(dir) }
 
 // environmentSentinels are the errors by which packages say that the machine, not the input, is at fault.
 func environmentSentinels() []error {
-	return []error{store.ErrEnvironment, store.ErrLocked, store.ErrDamaged, engine.ErrNotReady}
+	return []error{store.ErrEnvironment, store.ErrLocked, store.ErrDamaged, engine.ErrNotReady, engine.ErrExited}
 }
 
 // deps wires what a release touches. done closes it.

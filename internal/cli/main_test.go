@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -22,6 +23,13 @@ func TestMain(m *testing.M) {
 }
 
 func program(args []string) int {
+	if len(args) == 2 && args[0] == "stored-trainer" {
+		if err := storedTrainer(args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return Run(ctx, args, IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})

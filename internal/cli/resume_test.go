@@ -47,10 +47,10 @@ func small(t *testing.T) string {
 		{"resamples: 1000", "resamples: 100"}, {"twin_steps: 30", "twin_steps: 3"},
 		{"every: 50", "every: 10"}, {"steps: 400", "steps: 40"}, {"batch: 64", "batch: 16"},
 		{"warmup: 30", "warmup: 5"}, {"steps: 30", "steps: 3"}, {"warmup: 10", "warmup: 1"}, {"prompts: 32", "prompts: 6"}, {"samples: 8", "samples: 4"},
-		{"count: 64", "count: 16"}, {"addr: 127.0.0.1:8000", "addr: 127.0.0.1:0"},
+		{"count: 200", "count: 20"}, {"addr: 127.0.0.1:8000", "addr: 127.0.0.1:0"},
 		// A model of 40 steps is a poor one: what is tested here is the way through.
-		{"non_inferiority: 0.05", "non_inferiority: 1"}, {"ratio: 30 ", "ratio: 500 "}, {"top1: 0.97 ", "top1: 0.5 "},
-		{"delta_nll: 0.02 ", "delta_nll: 0.2 "},
+		{"non_inferiority: 0.05", "non_inferiority: 1"}, {"ratio: 15 ", "ratio: 500 "}, {"typical: 1.5 ", "typical: 500 "}, {"kl: 0.005 ", "kl: 1 "}, {"top1: 0.97 ", "top1: 0.5 "},
+		{"delta_nll: 0.01 ", "delta_nll: 0.2 "},
 	} {
 		if !strings.Contains(text, change[0]) {
 			t.Fatalf("examples/sums/release.yaml no longer has %q", change[0])

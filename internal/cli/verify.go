@@ -50,13 +50,14 @@ against itself in f32. Exit code 0 when the candidate is within the margin, 1 wh
 	fl.StringVar(&f.tokenizer, "tokenizer", "", "directory with tokenizer.json; default: the side that is a directory")
 	fl.StringVar(&f.model, "model", "", "model name to ask endpoints for; default: the first that they list")
 	fl.StringVar(&f.out, "out", "", "directory for the evidence; default: a new one below the home")
-	fl.IntVar(&f.count, "count", 64, "prompts to compare")
+	fl.IntVar(&f.count, "count", 200, "prompts to compare")
 	fl.IntVar(&f.maxTokens, "max-tokens", 64, "tokens of each continuation")
 	fl.IntVar(&f.top, "top", 20, "k of the top-k divergence")
 	fl.Uint64Var(&f.seed, "seed", 1, "seed of the continuations and of the bootstrap")
-	fl.Float64Var(&f.margin.Ratio, "margin-ratio", 0, "largest divergence as a multiple of the floor; 0 = not used")
+	fl.Float64Var(&f.margin.Typical, "margin-typical", 1.5, "largest typical divergence of a token as a multiple of the floor's; 0 = as --margin-ratio")
+	fl.Float64Var(&f.margin.Ratio, "margin-ratio", 3, "largest mean divergence as a multiple of the floor; 0 = not used")
 	fl.Float64Var(&f.margin.KL, "margin-kl", 0.005, "largest mean clipped divergence, nats per token; 0 = not used")
-	fl.Float64Var(&f.margin.DeltaNLL, "margin-nll", 0.02, "largest |mean ΔNLL|, nats per token; 0 = not used")
+	fl.Float64Var(&f.margin.DeltaNLL, "margin-nll", 0.01, "largest |mean ΔNLL|, nats per token; 0 = not used")
 	fl.Float64Var(&f.margin.Top1, "margin-top1", 0.97, "smallest share of equal top-1 tokens; 0 = not used")
 	fl.Float64Var(&f.margin.Clip, "clip", 0.1, "nats at which a token's divergence is clipped")
 	return c
@@ -80,8 +81,8 @@ func (a *app) verify(ctx context.Context, f verifyFlags) (err error) {
 	sides := sides{app: a, deps: deps, model: f.model, prefix: "verify-" + filepath.Base(strings.ToLower(f.out))}
 	defer func() { err = errors.Join(err, sides.stop(ctx)) }()
 	in := verify.Input{
-		Spec: spec.Verify{Prompts: f.prompts, Count: f.count, Top: f.top, Margin: f.margin},
-		Seed: f.seed, OutDir: f.out, Now: a.now, Progress: a.bar("verify"),
+		Spec:    spec.Verify{Prompts: f.prompts, Count: f.count, Top: f.top, Margin: f.margin},
+		Typical: f.margin.Typical, Seed: f.seed, OutDir: f.out, Now: a.now, Progress: a.bar("verify"),
 	}
 	ref, err := sides.open(ctx, "reference", f.reference, "f32")
 	if err != nil {
@@ -100,7 +101,7 @@ func (a *app) verify(ctx context.Context, f verifyFlags) (err error) {
 		}
 		in.Floor = floor.side
 	}
-	if in.Prompts, err = buildPrompts(ctx, f, ref, cand); err != nil {
+	if in.Prompts, in.From, err = buildPrompts(ctx, f, ref, cand); err != nil {
 		return err
 	}
 	rep, err := verify.Run(ctx, in)
@@ -118,7 +119,8 @@ func (a *app) verify(ctx context.Context, f verifyFlags) (err error) {
 	return err
 }
 
-func buildPrompts(ctx context.Context, f verifyFlags, ref, cand side) ([][]int, error) {
+// buildPrompts returns the token ids to score and where in each the reference's own text begins.
+func buildPrompts(ctx context.Context, f verifyFlags, ref, cand side) (prompts [][]int, from []int, err error) {
 	dir := f.tokenizer
 	for _, d := range []string{ref.dir, cand.dir} {
 		if dir == "" {
@@ -126,21 +128,22 @@ func buildPrompts(ctx context.Context, f verifyFlags, ref, cand side) ([][]int, 
 		}
 	}
 	if dir == "" {
-		return nil, badUsage("both sides are URLs: name a directory with tokenizer.json by --tokenizer")
+		return nil, nil, badUsage("both sides are URLs: name a directory with tokenizer.json by --tokenizer")
 	}
 	tok, err := tokenizer.Load(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	problems, err := reward.ReadProblems(f.prompts)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	prompts := make([][]int, min(max(f.count, 0), len(problems)))
-	for i := range prompts {
-		prompts[i] = tok.Encode(problems[i].Prompt)
+	for _, p := range problems[:min(max(f.count, 0), len(problems))] {
+		ids := tok.Encode(p.Prompt)
+		prompts, from = append(prompts, ids), append(from, len(ids))
 	}
-	return verify.BuildPrompts(ctx, ref.client, prompts, verify.PromptOptions{Seed: f.seed, MaxTokens: f.maxTokens, Concurrency: 16})
+	prompts, err = verify.BuildPrompts(ctx, ref.client, prompts, verify.PromptOptions{Seed: f.seed, MaxTokens: f.maxTokens, Concurrency: 64})
+	return prompts, from, err
 }
 
 // side is one end of a comparison.

@@ -97,13 +97,14 @@ func actVerify(ctx context.Context, r *run) (out outcome, err error) {
 		deps = append(deps, dep)
 		sides[d.name] = verify.Side{Stack: stack, Scorer: dep.Client()}
 	}
-	prompts, vocab, err := r.verifyPrompts(ctx, deps[0].Client())
+	prompts, from, err := r.verifyPrompts(ctx, deps[0].Client())
 	if err != nil {
 		return outcome{}, err
 	}
 	rep, err := verify.Run(ctx, verify.Input{
 		Reference: sides["reference"], Candidate: sides["candidate"], Floor: sides["floor"],
-		Prompts: prompts, Spec: r.spec.Verify, Seed: r.spec.Seed, OutDir: r.stageDir, Vocab: vocab, Now: r.Now, Progress: r.Progress,
+		Prompts: prompts, From: from, Spec: r.spec.Verify, Typical: r.spec.Verify.Margin.Typical,
+		Seed: r.spec.Seed, OutDir: r.stageDir, Now: r.Now, Progress: r.Progress,
 	})
 	if err != nil {
 		return outcome{}, err
@@ -125,25 +126,26 @@ func precisionOf(format string) string {
 	return "bf16"
 }
 
-// verifyPrompts are the spec's prompts, each continued by the reference at temperature 1.
-func (r *run) verifyPrompts(ctx context.Context, reference *engine.Client) ([][]int, int, error) {
+// verifyPrompts are the spec's prompts, each continued by the reference at
+// temperature 1, and where each continuation begins: only what the reference
+// wrote is judged.
+func (r *run) verifyPrompts(ctx context.Context, reference *engine.Client) (prompts [][]int, from []int, err error) {
 	tok, err := tokenizer.Load(r.train.Final)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	problems, err := reward.ReadProblems(r.spec.Verify.Prompts)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
-	n := min(r.spec.Verify.Count, len(problems))
-	prompts := make([][]int, n)
-	for i := range prompts {
-		prompts[i] = tok.Encode(problems[i].Prompt)
+	for _, p := range problems[:min(r.spec.Verify.Count, len(problems))] {
+		ids := tok.Encode(p.Prompt)
+		prompts, from = append(prompts, ids), append(from, len(ids))
 	}
 	prompts, err = verify.BuildPrompts(ctx, reference, prompts, verify.PromptOptions{
-		Seed: r.spec.Seed, MaxTokens: r.spec.Train.GRPO.MaxTokens, Concurrency: 16, Progress: r.Progress,
+		Seed: r.spec.Seed, MaxTokens: r.spec.Train.GRPO.MaxTokens, Concurrency: 64, Progress: r.Progress,
 	})
-	return prompts, 0, err
+	return prompts, from, err
 }
 
 func compareInputs(r *run) (any, error) {

@@ -94,6 +94,7 @@ func rules() []rule {
 		{path: "verify.prompts", about: "problems whose prompts are compared; default compare.problems", example: "data/held-out.jsonl", file: regularFile},
 		{path: "verify.count", about: "how many prompts", example: "64", min: 2, max: 1e6},
 		{path: "verify.top", about: "k of top-k KL; engines give at most 20", example: "20", min: 1, max: 20},
+		{path: "verify.margin.typical", about: "a token's KL over the floor's on the same token, geometric mean, upper bound; 0 = ratio's", example: "1.5", min: 0, max: 1e6},
 		{path: "verify.margin.ratio", about: "mean clipped KL, upper bound, over the floor's", example: "20", required: true, open: true, max: 1e6},
 		{path: "verify.margin.kl", about: "mean clipped KL in nats, upper bound; 0 = not used", example: "0.01", min: 0, max: 100},
 		{path: "verify.margin.delta_nll", about: "|mean difference of negative log-likelihood| in nats, bound farther from zero", example: "0.01", required: true, open: true, max: 100},

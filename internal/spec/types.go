@@ -153,6 +153,9 @@ type Verify struct {
 
 // Margin is how far the candidate may be from the reference.
 type Margin struct {
+	// Typical is the geometric mean of a token's KL over the floor's KL on the
+	// same token, upper bound: it sees small faults that spread over all tokens; 0 = ratio's.
+	Typical  float64 `json:"typical"`
 	Ratio    float64 `json:"ratio"`     // mean clipped KL, upper bound, over the floor's
 	KL       float64 `json:"kl"`        // mean clipped KL in nats, upper bound; 0 = not used
 	DeltaNLL float64 `json:"delta_nll"` // |mean ΔNLL| in nats, bound farther from zero
