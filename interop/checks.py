@@ -74,7 +74,7 @@ def scratch():
 
 def output(command, seconds, **kw):
     """The standard output of a command; its standard error is in the exception."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=seconds, **kw)
+    done = subprocess.run([str(c) for c in command], capture_output=True, encoding="utf-8", timeout=seconds, **kw)
     if done.returncode:
         raise RuntimeError(f"{pathlib.Path(str(command[0])).name} exited with {done.returncode}: {tail(done.stderr or done.stdout)}")
     return done.stdout
@@ -87,7 +87,7 @@ def tail(text, characters=1500):
 def json_lines(command, records, seconds, **kw):
     """Feeds records to a command as JSON Lines and reads such lines back."""
     fed = "".join(json.dumps(r) + "\n" for r in records)
-    return [json.loads(line) for line in output(command, seconds, input=fed, **kw).splitlines()]
+    return [json.loads(line) for line in output(command, seconds, input=fed, **kw).split("\n") if line]
 
 
 def free_port():

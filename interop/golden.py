@@ -207,7 +207,7 @@ def chats(tarbert, family, rng, tmp):
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("tarbert")
-    args.add_argument("--models", type=int, default=15)
+    args.add_argument("--models", type=int, default=30)
     args.add_argument("--seed", type=int, default=secrets.randbits(32))
     args = args.parse_args()
     end_on_signals()

@@ -11,8 +11,12 @@ import math
 import pathlib
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+
+transformers.logging.set_verbosity_error()  # random configs draw warnings that say nothing here
+transformers.logging.disable_progress_bar()
 
 FAMILIES = ("qwen3", "qwen3_moe", "deepseek_v3")
 STORAGES = ("float32", "bfloat16", "float16")
@@ -95,7 +99,7 @@ class Switches:
             "routed_scaling_factor": self.deal("scaling", 1.0, 2.5), "q_lora_rank": self.deal("q_lora_rank", None, 24, 40),
             "kv_lora_rank": self.random.choice((16, 32)), "qk_nope_head_dim": self.random.choice((16, 24)),
             "qk_rope_head_dim": self.random.choice((8, 16)), "v_head_dim": self.random.choice((16, 24)),
-            "attention_bias": self.deal("deepseek bias", False, False, True),
+            "attention_bias": self.deal("deepseek bias", False, False, True), "rope_interleave": self.deal("interleave", True, True, False),
             # transformers computes the two latent norms with 1e-6 whatever the config says, vLLM with what it says.
             "rms_norm_eps": 1e-6, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1,
             "num_mtp_layers": 0,
@@ -157,8 +161,10 @@ def published(config, storage):
     c["transformers_version"] = "4.51.0"
     if c["model_type"] == "deepseek_v3":
         c |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1}
-        for name in ("head_dim", "qk_head_dim", "rope_interleave", "num_local_experts"):
+        for name in ("head_dim", "qk_head_dim", "num_local_experts"):
             c.pop(name, None)
+        if c["rope_interleave"]:  # published configs do not name it
+            del c["rope_interleave"]
     elif "num_local_experts" in c:
         c["num_experts"] = c.pop("num_local_experts")
     c.pop("layer_types", None)

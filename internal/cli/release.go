@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 	"time"
@@ -177,7 +178,34 @@ func renderSummary(s *release.Summary) string {
 		{"size", fmt.Sprintf("%s → %s", bytesText(s.BytesBefore), bytesText(s.BytesAfter))},
 		{"serving", fmt.Sprintf("%.0f tokens/s", s.ServeRate)},
 	}
-	return table(rows) + "\n" + table(facts)
+	return table(rows) + "\n" + curves(s) + "\n" + table(facts)
+}
+
+// curves draws what training did. The loss is drawn on a logarithmic scale and
+// for SFT only: what GRPO minimises is no measure of its progress.
+func curves(s *release.Summary) string {
+	var rows [][]string
+	for _, c := range s.Curves {
+		values := make([]float64, 0, len(c.Points))
+		for _, p := range c.Points {
+			if c.Name == "loss" && p[0] > float64(s.SFTSteps) {
+				break
+			}
+			values = append(values, p[1])
+		}
+		if len(values) < 2 {
+			continue
+		}
+		name, drawn := map[string]string{"loss": "SFT loss (log)", "reward": "GRPO reward", "thinks": "GRPO thinks first"}[c.Name], values
+		if c.Name == "loss" {
+			drawn = make([]float64, len(values))
+			for i, v := range values {
+				drawn[i] = math.Log(max(v, 1e-12))
+			}
+		}
+		rows = append(rows, []string{name, spark(drawn, sparkWidth), fmt.Sprintf("%.3g → %.3g", values[0], values[len(values)-1])})
+	}
+	return table(rows)
 }
 
 func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"tarbert/internal/gate"
+	"tarbert/internal/train"
 )
 
 // Summary is the release in the numbers that people ask for first.
@@ -22,6 +23,9 @@ type Summary struct {
 	BytesAfter  int64        `json:"bytes_after"`  // weights as released
 	ServeRate   float64      `json:"serve_tokens_per_second"`
 	Model       string       `json:"model"` // the released directory
+	// Curves are the training series worth a look: loss, reward, share that thinks.
+	Curves   []train.Series `json:"curves"`
+	SFTSteps int            `json:"sft_steps"`
 }
 
 // Quality is one model's held-out score.
@@ -38,7 +42,7 @@ func (r *run) summary() *Summary {
 		return nil
 	}
 	s := &Summary{
-		TrainTokens: r.train.Tokens, TrainRate: r.train.TokensPerSecond,
+		SFTSteps: r.spec.Train.SFT.Steps, TrainTokens: r.train.Tokens, TrainRate: r.train.TokensPerSecond,
 		CandidateKL: r.verify.KL.Value, Verify: r.verify.Gate.Verdict,
 	}
 	if r.label.Alpha != nil && r.label.Lower != nil {
@@ -66,6 +70,13 @@ func (r *run) summary() *Summary {
 			q.Thinks = c.Thinks.Value
 		}
 		s.Quality = append(s.Quality, q)
+	}
+	for _, name := range []string{"loss", "reward", "thinks"} {
+		for _, c := range r.train.Series {
+			if c.Name == name {
+				s.Curves = append(s.Curves, c)
+			}
+		}
 	}
 	s.Model, _ = r.candidate()
 	s.BytesBefore, s.BytesAfter = weightBytes(r.train.Final), weightBytes(s.Model)

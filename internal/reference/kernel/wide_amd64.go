@@ -1,0 +1,19 @@
+package kernel
+
+import (
+	"strings"
+
+	"github.com/klauspost/cpuid/v2"
+)
+
+// wideFor is the widening of the same instruction set as o.
+func wideFor(o *ops) *wideOps {
+	switch {
+	case !cpuid.CPU.Supports(cpuid.F16C):
+	case strings.HasPrefix(o.name, "avx512"):
+		return &wideOps{bf16: widenBF16AVX512, f16: widenF16AVX512, e4m3: widenE4M3AVX512, int8: widenInt8AVX512}
+	case o.name == "avx2":
+		return &wideOps{bf16: widenBF16AVX2, f16: widenF16AVX2, e4m3: widenE4M3AVX2, int8: widenInt8AVX2}
+	}
+	return &wideOps{}
+}
