@@ -31,7 +31,22 @@ type ModelShape struct {
 	ExpertIntermediate int  `json:"moe_intermediate_size"`
 	RouterBias         bool `json:"router_bias"` // a correction bias per expert
 
-	MTPLayers int `json:"num_nextn_predict_layers"` // kept in checkpoints, not trained here
+	MTPLayers int `json:"num_nextn_predict_layers"` // kept in checkpoints, not trained by the reference trainer
+
+	// Window is how many tokens back attention looks; 0 = all of them.
+	Window int `json:"sliding_window,omitempty"`
+	// MLPMatrices is how many matrices a dense MLP has: 3 gated (also what 0
+	// means), 2 in the GPT family.
+	MLPMatrices int `json:"mlp_matrices,omitempty"`
+}
+
+// mlp is the weights of a dense MLP.
+func (s ModelShape) mlp() int64 {
+	matrices := int64(s.MLPMatrices)
+	if matrices == 0 {
+		matrices = 3
+	}
+	return matrices * int64(s.Hidden) * int64(s.Intermediate)
 }
 
 // ReadShape reads the sizes from dir/config.json. It is the one function here
@@ -78,7 +93,7 @@ type Parameters struct {
 func Params(s ModelShape) Parameters {
 	h := int64(s.Hidden)
 	attention, norms := s.attention()
-	dense := 3 * h * int64(s.Intermediate)
+	dense := s.mlp()
 	expert := 3 * h * int64(s.ExpertIntermediate)
 	router := h * int64(s.Experts)
 	always := router + int64(s.SharedExperts)*expert // of a mixture layer, per token
@@ -116,6 +131,9 @@ func (s ModelShape) attention() (multiply, norms int64) {
 		multiply = h*heads*qk + h*kv*qk + h*kv*v + heads*v*h
 		if s.Bias {
 			multiply += heads*qk + kv*qk + kv*v + h
+		}
+		if s.Type == "llama" || s.Type == "gpt" {
+			return multiply, 0
 		}
 		return multiply, 2 * qk // of queries and of keys
 	}

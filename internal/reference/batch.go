@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"tarbert/internal/reference/kernel"
 )
@@ -16,6 +17,8 @@ type batch struct {
 	segs   []segment
 	owner  []int32 // segment of each row
 	tasks  []attnTask
+
+	rerouted atomic.Int64 // choices that a replay replaced by others
 }
 
 // segment is the part of one sequence that a pass computes.
@@ -23,6 +26,7 @@ type segment struct {
 	row, rows int       // its rows in the batch
 	past      int       // tokens of the sequence before them, in seq's cache
 	seq       *Sequence // nil in training, where past is 0
+	replay    Routing   // experts to take instead of choosing them; nil: choose
 }
 
 // attnTask is attention for some heads and rows of one segment.
@@ -40,6 +44,7 @@ const (
 // reset empties the batch and keeps its memory.
 func (b *batch) reset() {
 	b.tokens, b.pos, b.segs, b.owner, b.tasks = b.tokens[:0], b.pos[:0], b.segs[:0], b.owner[:0], b.tasks[:0]
+	b.rerouted.Store(0)
 }
 
 // add appends one sequence's new tokens.

@@ -34,7 +34,7 @@ func (p *pass) route(m *moe, la *layerActs, r0, r1 int, s *scratch) {
 			kernel.Softmax(scores, scores)
 		}
 		ids := a.ids[r*k:][:k]
-		p.c.choose(ids, scores, m.bias, s)
+		p.assign(m, r, ids, scores, s)
 		p.c.weigh(a.weights[r*k:][:k], ids, scores)
 	}
 }

@@ -50,6 +50,7 @@ type gqa struct {
 type mlp struct{ gate, up, down *linear }
 
 type moe struct {
+	order   int // among the MoE layers
 	router  *linear
 	bias    []float32 // e_score_correction_bias; nil: softmax routing
 	experts []mlp
@@ -59,7 +60,7 @@ type moe struct {
 // build asks a supplier for every tensor, in order of computation.
 func (c *Config) build(s supplier) *network {
 	n := &network{c: c, rope: newRotary(c), scale: attentionScale(c)}
-	h := c.HiddenSize
+	h, sparse := c.HiddenSize, 0
 	n.embed = s.table("model.embed_tokens.weight", c.VocabSize, h)
 	for i := range c.NumHiddenLayers {
 		prefix := fmt.Sprintf("model.layers.%d.", i)
@@ -73,6 +74,8 @@ func (c *Config) build(s supplier) *network {
 		l.mlpNorm = s.vector(prefix+"post_attention_layernorm.weight", h)
 		if c.MoELayer(i) {
 			l.moe = c.buildMoE(s, prefix+"mlp.")
+			l.moe.order = sparse
+			sparse++
 		} else {
 			l.mlp = c.buildMLP(s, prefix+"mlp.", c.IntermediateSize)
 		}

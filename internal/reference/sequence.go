@@ -9,6 +9,7 @@ type Sequence struct {
 	n      int
 	cap    int
 	layers []cache
+	routes Routing // nil: not recorded
 }
 
 // cache holds one layer's keys, transposed as [heads, dim, cap], and values,
@@ -38,6 +39,7 @@ func (s *Sequence) Clone() *Sequence {
 	if s.n > 0 {
 		s.copyTo(out, s.cap)
 	}
+	out.routes = s.routes.clone()
 	return out
 }
 
@@ -45,8 +47,18 @@ func (s *Sequence) Clone() *Sequence {
 // whose keys and values are cached expanded.
 func (n *network) kvHeads() int { return n.c.NumKeyValueHeads }
 
-// reserve makes room for n tokens.
+// Reserve makes room for n tokens in all, so that the cache of a text whose
+// length is known does not have to grow under way. It changes no bits. More
+// than max_position_embeddings is taken as that.
+func (s *Sequence) Reserve(n int) {
+	if n = min(n, s.net.c.MaxPositionEmbeddings); n > s.cap {
+		s.copyTo(s, n)
+	}
+}
+
+// reserve makes room for n tokens, and more where it has to grow.
 func (s *Sequence) reserve(n int) {
+	s.routes.grow(n * s.net.c.NumExpertsPerTok)
 	if n <= s.cap {
 		return
 	}

@@ -3,6 +3,7 @@ package train
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"tarbert/internal/checkpoint"
 	"tarbert/internal/executor"
@@ -91,15 +92,25 @@ func Decide(s Snapshot) Decision {
 	}
 	switch last.Outcome {
 	case NotFinite:
-		return Decision{Action: Stop, Reason: fmt.Sprintf("attempt %d: %s; lower the learning rate or look at the data near step %d", last.Number, last.Reason, last.LastStep)}
+		return Decision{Action: Stop, Step: max(s.NewestStep, 0), Reason: fmt.Sprintf("attempt %d: %s; lower the learning rate or look at the data near step %d", last.Number, last.Reason, last.LastStep)}
 	case DoNotRetry:
-		return Decision{Action: Stop, Reason: fmt.Sprintf("attempt %d ended with exit code %d: the trainer asks not to be restarted", last.Number, exitDoNotRestart)}
+		return Decision{Action: Stop, Step: max(s.NewestStep, 0), Reason: fmt.Sprintf("attempt %d ended with exit code %d: the trainer asks not to be restarted", last.Number, exitDoNotRestart)}
 	}
 	if n := fruitless(s.Attempts); n >= max(s.Limit, 1) {
-		return Decision{Action: Stop, Reason: fmt.Sprintf("%d attempts in a row ended without a newer checkpoint; the last one: %s", n, last.Reason)}
+		reason := fmt.Sprintf("%d attempts in a row ended without a newer checkpoint than that of step %d; the last one: %s", n, max(s.NewestStep, 0), last.Reason)
+		if said := lastLine(last.Log); said != "" {
+			reason += fmt.Sprintf("; it said: %s", said)
+		}
+		return Decision{Action: Stop, Step: max(s.NewestStep, 0), Reason: reason}
 	}
 	step := max(s.NewestStep, 0)
 	return Decision{Action: Start, Resume: s.NewestDir, Step: step, Reason: fmt.Sprintf("attempt %d %s (%s): go on from step %d", last.Number, last.Outcome, last.Reason, step)}
+}
+
+// lastLine is what a trainer said last: most often why it ended.
+func lastLine(log string) string {
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	return strings.TrimSpace(lines[len(lines)-1])
 }
 
 // fruitless counts the newest attempts that left no newer checkpoint than they began with.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tarbert/internal/checkpoint"
 	"tarbert/internal/executor"
 	"tarbert/internal/progress"
@@ -83,6 +85,12 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 		}
 		d := Decide(snap)
 		s.state.Decisions = append(s.state.Decisions, d.Reason)
+		if d.Action == Stop {
+			// A full disk is nothing that the model or the recipe did.
+			if err := s.roomToSave(snap.NewestDir); err != nil {
+				return nil, errors.Join(fmt.Errorf("%s: %w", d.Reason, err), s.forget())
+			}
+		}
 		if d.Action != Start {
 			return s.finish(d, skipped)
 		}
@@ -122,6 +130,33 @@ func (s *supervisor) open() error {
 	}
 	s.state.Supervisors++
 	return nil
+}
+
+// roomToSave is an error of the environment where the disk has no room for
+// another checkpoint like the newest one.
+func (s *supervisor) roomToSave(newest string) error {
+	need := int64(1 << 20)
+	if newest != "" {
+		m, err := checkpoint.Verify(newest)
+		if err != nil {
+			return err
+		}
+		need = max(need, m.Bytes())
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.Dir, &fs); err != nil {
+		return fmt.Errorf("%w: free space of %s: %w", store.ErrEnvironment, s.Dir, err)
+	}
+	if free := int64(fs.Bavail) * int64(fs.Bsize); free < need {
+		return fmt.Errorf("%w: the disk of %s has %d bytes free, a checkpoint needs %d: free some space and run the same command again", store.ErrEnvironment, s.Dir, free, need)
+	}
+	return nil
+}
+
+// forget clears the count of fruitless attempts: the next run begins anew.
+func (s *supervisor) forget() error {
+	s.state.Judged = len(s.state.Attempts)
+	return s.save(Ended)
 }
 
 func recipePath(dir string) string    { return filepath.Join(dir, "recipe.json") }

@@ -15,6 +15,9 @@ func wides(c *build.Context) {
 		f.plain(s, "widenF16", "widens IEEE half precision.", f.f16)
 		f.scaled(s, "widenE4M3", "widens E4M3 without NaN and multiplies by a scale per column.", f.e4m3)
 		f.scaled(s, "widenInt8", "widens int8 and multiplies by a scale per column.", f.int8)
+		f.row(s, "narrowRowBF16", 2, false, f.bf16)
+		f.row(s, "narrowRowE4M3", 1, true, f.e4m3)
+		f.row(s, "narrowRowInt8", 1, true, f.int8)
 	}
 }
 
@@ -114,4 +117,68 @@ func (f *wideFile) e4m3(s isa, from operand.Mem, to reg.VecVirtual) {
 		c.VCVTPH2PS(half, to)
 	}
 	c.VMULPS(f.two8, to, to)
+}
+
+// ahead is how many k before its use a line of B is asked for: B comes from
+// memory, and the hardware does not look past a page.
+const ahead = 16
+
+// row is one row of A times as many whole panels as eight accumulators span,
+// widened in registers: what decoding spends its time on.
+func (f *wideFile) row(s isa, name string, size int, scaled bool, convert widener) {
+	c, vecs, perPanel := f.c, 8, 32/s.lanes
+	function(c, name+s.name, "func(a *float32, b *byte, bps int, scales, c *float32, k int, load bool)",
+		name+s.name+label(" computes 1×%d of C; bps is in bytes.", vecs*s.lanes))
+	a, b, bps := load(c, c.Param("a")), load(c, c.Param("b")), load(c, c.Param("bps"))
+	out, k, bps3 := load(c, c.Param("c")), load(c, c.Param("k")), c.GP64()
+	c.LEAQ(operand.Mem{Base: bps, Index: bps, Scale: 2}, bps3)
+	at := func(v, disp int) operand.Mem {
+		m := operand.Mem{Base: b, Disp: v%perPanel*s.lanes*size + disp}
+		switch panel := v / perPanel; panel {
+		case 0:
+		case 3:
+			m.Index, m.Scale = bps3, 1
+		default:
+			m.Index, m.Scale = bps, uint8(panel)
+		}
+		return m
+	}
+	scales := c.GP64()
+	if scaled {
+		c.Load(c.Param("scales"), scales)
+	}
+	acc := make([]reg.VecVirtual, vecs)
+	for v := range acc {
+		acc[v] = s.vec(c)
+		s.zero(c, acc[v])
+	}
+	c.CMPB(address(c.Param("load")), operand.Imm(0))
+	c.JE(operand.LabelRef("next"))
+	for v := range acc {
+		c.VMOVUPS(operand.Mem{Base: out, Disp: v * s.bytes()}, acc[v])
+	}
+	align(c)
+	c.Label("next")
+	x := s.vec(c)
+	c.VBROADCASTSS(operand.Mem{Base: a}, x)
+	for v := range acc {
+		if v%perPanel == 0 {
+			c.PREFETCHT0(at(v, ahead*32*size))
+		}
+		w := s.vec(c)
+		convert(s, at(v, 0), w)
+		if scaled {
+			c.VMULPS(operand.Mem{Base: scales, Disp: v * s.bytes()}, w, w)
+		}
+		c.VFMADD231PS(w, x, acc[v])
+	}
+	c.ADDQ(operand.Imm(4), a)
+	c.ADDQ(operand.Imm(uint64(32*size)), b)
+	c.DECQ(k)
+	c.JNZ(operand.LabelRef("next"))
+	for v := range acc {
+		c.VMOVUPS(acc[v], operand.Mem{Base: out, Disp: v * s.bytes()})
+	}
+	c.VZEROUPPER()
+	c.RET()
 }

@@ -62,10 +62,10 @@ type Narrow struct {
 	form       Form
 	rows, cols int // K and the number of outputs
 	data       []byte
-	scales     []float32 // Int8: per output; E4M3: [blocks of outputs, blocks of K]
-	block      [2]int    // E4M3: outputs and k in a block
-	across     int       // E4M3: blocks along K
-	round      bool      // round widened numbers to bfloat16
+	scales     []float32   // Int8: per output; E4M3: [blocks of outputs, blocks of K]
+	block      [2]int      // E4M3: outputs and k in a block
+	across     int         // E4M3: blocks along K
+	round      bool        // round widened numbers to bfloat16
 	nan        atomic.Bool // E4M3: there are NaN codes, which the fast path cannot widen
 }
 

@@ -164,6 +164,294 @@ next:
 	VZEROUPPER
 	RET
 
+// func narrowRowBF16AVX512(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·narrowRowBF16AVX512(SB), NOSPLIT, $0-49
+	MOVQ    a+0(FP), AX
+	MOVQ    b+8(FP), CX
+	MOVQ    bps+16(FP), DX
+	MOVQ    c+32(FP), BX
+	MOVQ    k+40(FP), SI
+	LEAQ    (DX)(DX*2), DI
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	CMPB    load+48(FP), $0x00
+	JE      next
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	VMOVUPS 256(BX), Z4
+	VMOVUPS 320(BX), Z5
+	VMOVUPS 384(BX), Z6
+	VMOVUPS 448(BX), Z7
+	PCALIGN $0x40
+
+next:
+	VBROADCASTSS (AX), Z8
+	PREFETCHT0   1024(CX)
+	VPMOVZXWD    (CX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VPMOVZXWD    32(CX), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z1
+	PREFETCHT0   1024(CX)(DX*1)
+	VPMOVZXWD    (CX)(DX*1), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VPMOVZXWD    32(CX)(DX*1), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z3
+	PREFETCHT0   1024(CX)(DX*2)
+	VPMOVZXWD    (CX)(DX*2), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VPMOVZXWD    32(CX)(DX*2), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z5
+	PREFETCHT0   1024(CX)(DI*1)
+	VPMOVZXWD    (CX)(DI*1), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VPMOVZXWD    32(CX)(DI*1), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x04, AX
+	ADDQ         $0x40, CX
+	DECQ         SI
+	JNZ          next
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      Z1, 64(BX)
+	VMOVUPS      Z2, 128(BX)
+	VMOVUPS      Z3, 192(BX)
+	VMOVUPS      Z4, 256(BX)
+	VMOVUPS      Z5, 320(BX)
+	VMOVUPS      Z6, 384(BX)
+	VMOVUPS      Z7, 448(BX)
+	VZEROUPPER
+	RET
+
+// func narrowRowE4M3AVX512(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·narrowRowE4M3AVX512(SB), NOSPLIT, $0-49
+	MOVQ    a+0(FP), AX
+	MOVQ    b+8(FP), CX
+	MOVQ    bps+16(FP), DX
+	MOVQ    c+32(FP), BX
+	MOVQ    k+40(FP), SI
+	LEAQ    (DX)(DX*2), DI
+	MOVQ    scales+24(FP), R8
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	CMPB    load+48(FP), $0x00
+	JE      next
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	VMOVUPS 256(BX), Z4
+	VMOVUPS 320(BX), Z5
+	VMOVUPS 384(BX), Z6
+	VMOVUPS 448(BX), Z7
+	PCALIGN $0x40
+
+next:
+	VBROADCASTSS (AX), Z8
+	PREFETCHT0   512(CX)
+	VPMOVZXBW    (CX), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       (R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VPMOVZXBW    16(CX), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       64(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z1
+	PREFETCHT0   512(CX)(DX*1)
+	VPMOVZXBW    (CX)(DX*1), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       128(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VPMOVZXBW    16(CX)(DX*1), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       192(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z3
+	PREFETCHT0   512(CX)(DX*2)
+	VPMOVZXBW    (CX)(DX*2), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       256(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VPMOVZXBW    16(CX)(DX*2), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       320(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z5
+	PREFETCHT0   512(CX)(DI*1)
+	VPMOVZXBW    (CX)(DI*1), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       384(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VPMOVZXBW    16(CX)(DI*1), Y9
+	VPAND        wideSigns<>+0(SB), Y9, Y10
+	VPAND        wideBytes<>+0(SB), Y9, Y9
+	VPSLLW       $0x07, Y9, Y9
+	VPSLLW       $0x08, Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VCVTPH2PS    Y9, Z9
+	VMULPS       wideTwo8<>+0(SB), Z9, Z9
+	VMULPS       448(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x04, AX
+	ADDQ         $0x20, CX
+	DECQ         SI
+	JNZ          next
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      Z1, 64(BX)
+	VMOVUPS      Z2, 128(BX)
+	VMOVUPS      Z3, 192(BX)
+	VMOVUPS      Z4, 256(BX)
+	VMOVUPS      Z5, 320(BX)
+	VMOVUPS      Z6, 384(BX)
+	VMOVUPS      Z7, 448(BX)
+	VZEROUPPER
+	RET
+
+// func narrowRowInt8AVX512(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·narrowRowInt8AVX512(SB), NOSPLIT, $0-49
+	MOVQ    a+0(FP), AX
+	MOVQ    b+8(FP), CX
+	MOVQ    bps+16(FP), DX
+	MOVQ    c+32(FP), BX
+	MOVQ    k+40(FP), SI
+	LEAQ    (DX)(DX*2), DI
+	MOVQ    scales+24(FP), R8
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	CMPB    load+48(FP), $0x00
+	JE      next
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	VMOVUPS 256(BX), Z4
+	VMOVUPS 320(BX), Z5
+	VMOVUPS 384(BX), Z6
+	VMOVUPS 448(BX), Z7
+	PCALIGN $0x40
+
+next:
+	VBROADCASTSS (AX), Z8
+	PREFETCHT0   512(CX)
+	VPMOVSXBD    (CX), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       (R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VPMOVSXBD    16(CX), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       64(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z1
+	PREFETCHT0   512(CX)(DX*1)
+	VPMOVSXBD    (CX)(DX*1), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       128(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VPMOVSXBD    16(CX)(DX*1), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       192(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z3
+	PREFETCHT0   512(CX)(DX*2)
+	VPMOVSXBD    (CX)(DX*2), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       256(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VPMOVSXBD    16(CX)(DX*2), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       320(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z5
+	PREFETCHT0   512(CX)(DI*1)
+	VPMOVSXBD    (CX)(DI*1), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       384(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VPMOVSXBD    16(CX)(DI*1), Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       448(R8), Z9, Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x04, AX
+	ADDQ         $0x20, CX
+	DECQ         SI
+	JNZ          next
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      Z1, 64(BX)
+	VMOVUPS      Z2, 128(BX)
+	VMOVUPS      Z3, 192(BX)
+	VMOVUPS      Z4, 256(BX)
+	VMOVUPS      Z5, 320(BX)
+	VMOVUPS      Z6, 384(BX)
+	VMOVUPS      Z7, 448(BX)
+	VZEROUPPER
+	RET
+
 // func widenBF16AVX2(dst *float32, src *byte, ks int)
 // Requires: AVX, AVX2
 TEXT ·widenBF16AVX2(SB), NOSPLIT, $0-24
@@ -311,5 +599,287 @@ next:
 	SUBQ      $-128, AX
 	DECQ      DX
 	JNZ       next
+	VZEROUPPER
+	RET
+
+// func narrowRowBF16AVX2(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·narrowRowBF16AVX2(SB), NOSPLIT, $0-49
+	MOVQ    a+0(FP), AX
+	MOVQ    b+8(FP), CX
+	MOVQ    bps+16(FP), DX
+	MOVQ    c+32(FP), BX
+	MOVQ    k+40(FP), SI
+	LEAQ    (DX)(DX*2), DI
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	CMPB    load+48(FP), $0x00
+	JE      next
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	VMOVUPS 64(BX), Y2
+	VMOVUPS 96(BX), Y3
+	VMOVUPS 128(BX), Y4
+	VMOVUPS 160(BX), Y5
+	VMOVUPS 192(BX), Y6
+	VMOVUPS 224(BX), Y7
+	PCALIGN $0x40
+
+next:
+	VBROADCASTSS (AX), Y8
+	PREFETCHT0   1024(CX)
+	VPMOVZXWD    (CX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VPMOVZXWD    16(CX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VPMOVZXWD    32(CX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VPMOVZXWD    48(CX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y3
+	PREFETCHT0   1024(CX)(DX*1)
+	VPMOVZXWD    (CX)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VPMOVZXWD    16(CX)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VPMOVZXWD    32(CX)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VPMOVZXWD    48(CX)(DX*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y7
+	ADDQ         $0x04, AX
+	ADDQ         $0x40, CX
+	DECQ         SI
+	JNZ          next
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	VMOVUPS      Y2, 64(BX)
+	VMOVUPS      Y3, 96(BX)
+	VMOVUPS      Y4, 128(BX)
+	VMOVUPS      Y5, 160(BX)
+	VMOVUPS      Y6, 192(BX)
+	VMOVUPS      Y7, 224(BX)
+	VZEROUPPER
+	RET
+
+// func narrowRowE4M3AVX2(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+// Requires: AVX, F16C, FMA3, MMX+
+TEXT ·narrowRowE4M3AVX2(SB), NOSPLIT, $0-49
+	MOVQ    a+0(FP), AX
+	MOVQ    b+8(FP), CX
+	MOVQ    bps+16(FP), DX
+	MOVQ    c+32(FP), BX
+	MOVQ    k+40(FP), SI
+	LEAQ    (DX)(DX*2), DI
+	MOVQ    scales+24(FP), DI
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	CMPB    load+48(FP), $0x00
+	JE      next
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	VMOVUPS 64(BX), Y2
+	VMOVUPS 96(BX), Y3
+	VMOVUPS 128(BX), Y4
+	VMOVUPS 160(BX), Y5
+	VMOVUPS 192(BX), Y6
+	VMOVUPS 224(BX), Y7
+	PCALIGN $0x40
+
+next:
+	VBROADCASTSS (AX), Y8
+	PREFETCHT0   512(CX)
+	VPMOVZXBW    (CX), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       (DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VPMOVZXBW    8(CX), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       32(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VPMOVZXBW    16(CX), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       64(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VPMOVZXBW    24(CX), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       96(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y3
+	PREFETCHT0   512(CX)(DX*1)
+	VPMOVZXBW    (CX)(DX*1), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       128(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VPMOVZXBW    8(CX)(DX*1), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       160(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VPMOVZXBW    16(CX)(DX*1), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       192(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VPMOVZXBW    24(CX)(DX*1), X9
+	VPAND        wideSigns<>+0(SB), X9, X10
+	VPAND        wideBytes<>+0(SB), X9, X9
+	VPSLLW       $0x07, X9, X9
+	VPSLLW       $0x08, X10, X10
+	VPOR         X10, X9, X9
+	VCVTPH2PS    X9, Y9
+	VMULPS       wideTwo8<>+0(SB), Y9, Y9
+	VMULPS       224(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y7
+	ADDQ         $0x04, AX
+	ADDQ         $0x20, CX
+	DECQ         SI
+	JNZ          next
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	VMOVUPS      Y2, 64(BX)
+	VMOVUPS      Y3, 96(BX)
+	VMOVUPS      Y4, 128(BX)
+	VMOVUPS      Y5, 160(BX)
+	VMOVUPS      Y6, 192(BX)
+	VMOVUPS      Y7, 224(BX)
+	VZEROUPPER
+	RET
+
+// func narrowRowInt8AVX2(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·narrowRowInt8AVX2(SB), NOSPLIT, $0-49
+	MOVQ    a+0(FP), AX
+	MOVQ    b+8(FP), CX
+	MOVQ    bps+16(FP), DX
+	MOVQ    c+32(FP), BX
+	MOVQ    k+40(FP), SI
+	LEAQ    (DX)(DX*2), DI
+	MOVQ    scales+24(FP), DI
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	CMPB    load+48(FP), $0x00
+	JE      next
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	VMOVUPS 64(BX), Y2
+	VMOVUPS 96(BX), Y3
+	VMOVUPS 128(BX), Y4
+	VMOVUPS 160(BX), Y5
+	VMOVUPS 192(BX), Y6
+	VMOVUPS 224(BX), Y7
+	PCALIGN $0x40
+
+next:
+	VBROADCASTSS (AX), Y8
+	PREFETCHT0   512(CX)
+	VPMOVSXBD    (CX), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       (DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VPMOVSXBD    8(CX), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       32(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VPMOVSXBD    16(CX), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       64(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VPMOVSXBD    24(CX), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       96(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y3
+	PREFETCHT0   512(CX)(DX*1)
+	VPMOVSXBD    (CX)(DX*1), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       128(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VPMOVSXBD    8(CX)(DX*1), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       160(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y5
+	VPMOVSXBD    16(CX)(DX*1), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       192(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VPMOVSXBD    24(CX)(DX*1), Y9
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       224(DI), Y9, Y9
+	VFMADD231PS  Y9, Y8, Y7
+	ADDQ         $0x04, AX
+	ADDQ         $0x20, CX
+	DECQ         SI
+	JNZ          next
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	VMOVUPS      Y2, 64(BX)
+	VMOVUPS      Y3, 96(BX)
+	VMOVUPS      Y4, 128(BX)
+	VMOVUPS      Y5, 160(BX)
+	VMOVUPS      Y6, 192(BX)
+	VMOVUPS      Y7, 224(BX)
 	VZEROUPPER
 	RET

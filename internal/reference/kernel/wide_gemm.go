@@ -13,7 +13,6 @@ const (
 	wideRows   = 256 // rows of A that a piece serves
 	wideFewK   = 64  // k of a piece for few rows, which stays in the first cache
 	wideFew    = 3   // rows that are few: tiles as wide as a piece
-	wideTall   = 12  // rows of the tallest tile
 )
 
 // narrowProduct is one product with everything decided but the division of
@@ -65,6 +64,9 @@ func (g *narrowProduct) region(r0, r1, p0, p1 int) {
 	if r1-r0 <= wideFew {
 		s := borrowScratch(widePanels * wideFewK * panelCols)
 		defer s.giveBack()
+		if r1-r0 == 1 {
+			p0 = g.row(r0, p0, p1)
+		}
 		for p := p0; p < p1; p += widePanels {
 			g.few(s.floats, r0, r1, p, min(p+widePanels, p1))
 		}
@@ -88,6 +90,28 @@ func (g *narrowProduct) region(r0, r1, p0, p1 int) {
 	}
 }
 
+// row computes one row of as many panels from p0 on as come in whole groups,
+// and returns the first that is left.
+func (g *narrowProduct) row(r, p0, p1 int) int {
+	f, b := g.w.row(g.b), g.b
+	_, aks := g.a.steps()
+	if f == nil || aks != 1 {
+		return p0
+	}
+	var scales [4 * panelCols]float32
+	size := b.form.Bytes()
+	a, panel := g.a.RowRange(r, r+1).Data, b.rows*panelCols*size
+	for ; p0+g.w.rowPanels <= p1 && (p0+g.w.rowPanels)*panelCols <= g.c.Cols; p0 += g.w.rowPanels {
+		c := &g.c.Data[r*g.c.Stride+p0*panelCols]
+		for k := 0; k < b.rows; {
+			end := b.sameScales(scales[:g.w.rowPanels*panelCols], p0*panelCols, k, b.rows)
+			f(&a[k], &b.data[p0*panel+k*panelCols*size], panel, &scales[0], c, end-k, g.load || k > 0)
+			k = end
+		}
+	}
+	return p0
+}
+
 // few computes few rows of at most widePanels panels.
 func (g *narrowProduct) few(wide []float32, r0, r1, p0, p1 int) {
 	for k := 0; k < g.a.Cols; k += wideFewK {
@@ -109,7 +133,7 @@ func (g *narrowProduct) widen(wide []float32, p0, p1, k, deep int) {
 func (g *narrowProduct) pack(dst []float32, r, rows, k, deep int) {
 	ars, aks := g.a.steps()
 	for at := 0; at < rows; {
-		height := slice(rows-at, wideTall)
+		height := slice(rows-at, g.w.tall)
 		src := g.a.Data[(r+at)*ars+k*aks:]
 		if aks == 1 {
 			g.o.packT(dst[at*deep:], src, ars, height, deep, height)
@@ -126,7 +150,7 @@ func (g *narrowProduct) pack(dst []float32, r, rows, k, deep int) {
 func (g *narrowProduct) piece(wide, packed []float32, r, rows, p0, p1, k, deep int) {
 	g.widen(wide, p0, p1, k, deep)
 	for at := 0; at < rows; {
-		height := slice(rows-at, wideTall)
+		height := slice(rows-at, g.w.tall)
 		g.multiply(packed[at*deep:], 1, height, wide, r+at, height, p0, p1, k, deep)
 		at += height
 	}

@@ -4,8 +4,32 @@ package kernel
 // numbers each, one after another in dst as in src. nil where there is none:
 // then number by number, which is the definition.
 type wideOps struct {
+	tall       int // rows of the tallest tile, for which packing leaves no gaps
 	bf16, f16  func(dst *float32, src *byte, ks int)
 	e4m3, int8 func(dst *float32, src *byte, scales *float32, ks int)
+
+	// One row times rowPanels whole panels, widened in registers.
+	rowPanels                 int
+	rowBF16, rowE4M3, rowInt8 rowFunc
+}
+
+// rowFunc sets, or with load adds to, rowPanels·32 numbers of C from k numbers
+// of A. bps is from one panel of B to the next, in bytes.
+type rowFunc func(a *float32, b *byte, bps int, scales, c *float32, k int, load bool)
+
+// row is the function for one row of A, nil if there is none for the form.
+func (w *wideOps) row(b *Narrow) rowFunc {
+	switch {
+	case b.round || b.nan.Load():
+		return nil
+	case b.form == BF16:
+		return w.rowBF16
+	case b.form == E4M3:
+		return w.rowE4M3
+	case b.form == Int8:
+		return w.rowInt8
+	}
+	return nil
 }
 
 // wideBest goes with best.
@@ -40,17 +64,30 @@ func (b *Narrow) widen(o *ops, w *wideOps, dst []float32, p, k0, k1 int) {
 func (b *Narrow) widenScaled(f func(dst *float32, src *byte, scales *float32, ks int), dst []float32, src []byte, p, k0, k1 int) {
 	var scales [panelCols]float32
 	for k := k0; k < k1; {
-		end := k1
-		if b.form == E4M3 {
-			end = min(k1, (k/b.block[1]+1)*b.block[1])
-		}
-		for j := range min(panelCols, b.cols-p*panelCols) {
-			scales[j] = b.scale(p*panelCols+j, k)
-		}
+		end := b.sameScales(scales[:min(panelCols, b.cols-p*panelCols)], p*panelCols, k, k1)
 		at := (k - k0) * panelCols
 		f(&dst[at], &src[at], &scales[0], end-k)
 		k = end
 	}
+}
+
+// sameScales sets the scales at column k of W of as many rows of it, from row
+// j on, and returns to where along K, at most limit, they hold.
+func (b *Narrow) sameScales(scales []float32, j, k, limit int) (end int) {
+	switch b.form {
+	case Int8:
+		copy(scales, b.scales[j:])
+	case E4M3:
+		limit = min(limit, (k/b.block[1]+1)*b.block[1])
+		for i := 0; i < len(scales); {
+			s := b.scale(j+i, k)
+			for n := b.block[0] - (j+i)%b.block[0]; n > 0 && i < len(scales); n-- {
+				scales[i] = s
+				i++
+			}
+		}
+	}
+	return limit
 }
 
 // scale is that of row j of W at column k.

@@ -22,6 +22,21 @@ func widenE4M3AVX512(dst *float32, src *byte, scales *float32, ks int)
 //go:noescape
 func widenInt8AVX512(dst *float32, src *byte, scales *float32, ks int)
 
+// narrowRowBF16AVX512 computes 1×128 of C; bps is in bytes.
+//
+//go:noescape
+func narrowRowBF16AVX512(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+
+// narrowRowE4M3AVX512 computes 1×128 of C; bps is in bytes.
+//
+//go:noescape
+func narrowRowE4M3AVX512(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+
+// narrowRowInt8AVX512 computes 1×128 of C; bps is in bytes.
+//
+//go:noescape
+func narrowRowInt8AVX512(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+
 // widenBF16AVX2 widens bfloat16.
 //
 //go:noescape
@@ -41,3 +56,18 @@ func widenE4M3AVX2(dst *float32, src *byte, scales *float32, ks int)
 //
 //go:noescape
 func widenInt8AVX2(dst *float32, src *byte, scales *float32, ks int)
+
+// narrowRowBF16AVX2 computes 1×64 of C; bps is in bytes.
+//
+//go:noescape
+func narrowRowBF16AVX2(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+
+// narrowRowE4M3AVX2 computes 1×64 of C; bps is in bytes.
+//
+//go:noescape
+func narrowRowE4M3AVX2(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)
+
+// narrowRowInt8AVX2 computes 1×64 of C; bps is in bytes.
+//
+//go:noescape
+func narrowRowInt8AVX2(a *float32, b *byte, bps int, scales *float32, c *float32, k int, load bool)

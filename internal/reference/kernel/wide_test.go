@@ -154,17 +154,19 @@ func TestEveryCodeWidens(t *testing.T) {
 
 func TestNarrowRefusesWrongShapes(t *testing.T) {
 	for name, do := range map[string]func(){
-		"scales of int8":    func() { NewNarrowInt8(3, 4, make([]float32, 2)) },
-		"scales of blocks":  func() { NewNarrowE4M3(129, 129, make([]float32, 3), [2]int{128, 128}) },
-		"a block of none":   func() { NewNarrowE4M3(1, 1, nil, [2]int{0, 1}) },
-		"no scales":         func() { NewNarrow(Int8, 1, 1) },
-		"a negative size":   func() { NewNarrow(BF16, -1, 1) },
-		"half a row":        func() { NewNarrow(BF16, 3, 4).SetRows(0, make([]byte, 7)) },
-		"a row too many":    func() { NewNarrow(BF16, 3, 4).SetRows(3, make([]byte, 8)) },
-		"a row before":      func() { NewNarrow(BF16, 3, 4).SetRows(-1, make([]byte, 8)) },
-		"reading a row":     func() { NewNarrow(BF16, 3, 4).Row(make([]float32, 4), 3) },
-		"reading too much":  func() { NewNarrow(BF16, 3, 4).Row(make([]float32, 5), 0) },
-		"a product's shape": func() { GemmNarrow(nil, Dense(make([]float32, 4), 1, 4), NewNarrow(BF16, 3, 5), Dense(make([]float32, 3), 1, 3), false) },
+		"scales of int8":   func() { NewNarrowInt8(3, 4, make([]float32, 2)) },
+		"scales of blocks": func() { NewNarrowE4M3(129, 129, make([]float32, 3), [2]int{128, 128}) },
+		"a block of none":  func() { NewNarrowE4M3(1, 1, nil, [2]int{0, 1}) },
+		"no scales":        func() { NewNarrow(Int8, 1, 1) },
+		"a negative size":  func() { NewNarrow(BF16, -1, 1) },
+		"half a row":       func() { NewNarrow(BF16, 3, 4).SetRows(0, make([]byte, 7)) },
+		"a row too many":   func() { NewNarrow(BF16, 3, 4).SetRows(3, make([]byte, 8)) },
+		"a row before":     func() { NewNarrow(BF16, 3, 4).SetRows(-1, make([]byte, 8)) },
+		"reading a row":    func() { NewNarrow(BF16, 3, 4).Row(make([]float32, 4), 3) },
+		"reading too much": func() { NewNarrow(BF16, 3, 4).Row(make([]float32, 5), 0) },
+		"a product's shape": func() {
+			GemmNarrow(nil, Dense(make([]float32, 4), 1, 4), NewNarrow(BF16, 3, 5), Dense(make([]float32, 3), 1, 3), false)
+		},
 		"a transposed result": func() {
 			GemmNarrow(nil, Dense(make([]float32, 4), 1, 4), NewNarrow(BF16, 3, 4), Dense(make([]float32, 3), 3, 1).Transpose(), false)
 		},

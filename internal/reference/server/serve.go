@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -14,10 +15,12 @@ import (
 // It closes ln and s.
 func Serve(ctx context.Context, ln net.Listener, s *Server) error {
 	defer s.Close()
+	var fresh freshConns
 	h := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
+		ConnState:         fresh.track,
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- h.Serve(ln) }()
@@ -27,6 +30,7 @@ func Serve(ctx context.Context, ln net.Listener, s *Server) error {
 	case <-ctx.Done():
 	}
 	s.closing.Store(true)
+	fresh.close()
 	closed := make(chan struct{})
 	go func() { // ends running requests after Options.Drain, so that Shutdown ends too
 		defer close(closed)
@@ -43,4 +47,37 @@ func Serve(ctx context.Context, ln net.Listener, s *Server) error {
 		err = errors.Join(err, served)
 	}
 	return err
+}
+
+// freshConns are connections on which no request has come yet: clients dial
+// spare ones. Shutdown would wait five seconds for each.
+type freshConns struct {
+	mu     sync.Mutex
+	conns  map[net.Conn]bool
+	closed bool
+}
+
+func (f *freshConns) track(c net.Conn, state http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(f.conns, c)
+	case f.closed:
+		c.Close()
+	default:
+		if f.conns == nil {
+			f.conns = map[net.Conn]bool{}
+		}
+		f.conns[c] = true
+	}
+}
+
+func (f *freshConns) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	for c := range f.conns {
+		c.Close()
+	}
 }
