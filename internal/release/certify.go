@@ -63,14 +63,11 @@ func (r *run) statement() statement {
 	host := func(d device.Device) string { return string(d.Vendor) + ": " + d.Model }
 	c := certificate.Release{
 		ID: r.id, Name: r.spec.Name, Tool: r.Version, Issued: r.Now().UTC(), Root: "../..",
-		Source: certificate.Stack{Device: host(r.plan.Train.Device), Engine: r.spec.Train.Trainer, Version: r.Version, Precision: r.spec.Train.DType, Format: "f32"},
-		Target: certificate.Stack{Device: host(r.plan.Target.Device), Engine: servingEngine, Version: r.Version, Precision: precisionOf(r.format()), Format: r.format()},
-		Bound:  append([]certificate.Bound{}, r.bound...),
-		Parity: certificate.Parity{Candidate: r.verify.KL.Value, Tokens: r.verify.Tokens, SmallestFault: r.verify.Smallest.Text},
-		NotRun: []string{
-			"the converted model in vllm-ascend on an Ascend chip: none was at hand",
-			"load, replicas and the reverse test of the verification protocol",
-		},
+		Source:    certificate.Stack{Device: host(r.plan.Train.Device), Engine: r.spec.Train.Trainer, Version: r.Version, Precision: r.spec.Train.DType, Format: "f32"},
+		Target:    certificate.Stack{Device: host(r.plan.Target.Device), Engine: servingEngine, Version: r.Version, Precision: precisionOf(r.format()), Format: r.format()},
+		Bound:     append([]certificate.Bound{}, r.bound...),
+		Parity:    certificate.Parity{Candidate: r.verify.KL.Value, Tokens: r.verify.Tokens, SmallestFault: r.verify.Smallest.Text},
+		NotRun:    r.notRun(),
 		Untouched: untouched(r),
 		Tiers: map[string]string{
 			"device/cpu": "exercised", "device/nvidia": "replayed", "device/ascend": "replayed",
@@ -91,6 +88,15 @@ func (r *run) statement() statement {
 		c.Stages = append(c.Stages, st)
 	}
 	return statement{c}
+}
+
+// notRun names the tests that this release could have had and did not.
+func (r *run) notRun() []string {
+	out := []string{"load, replicas and the reverse test of the verification protocol"}
+	if r.format() == "w8a8-ascend" && r.plan.Target.Device.Vendor != device.Ascend {
+		out = append(out, "the released files in vllm-ascend on an Ascend chip")
+	}
+	return out
 }
 
 // untouched names the pools of the spec whose chips are not on any node here.
