@@ -83,8 +83,11 @@ func (a *app) runRelease(ctx context.Context, path string, o release.Options) er
 	deps.Watch, deps.Progress = view.event, view.progress
 	fmt.Fprintf(a.Err, "tarbert release %s · %s\n\n", s.Name, relative(s.File))
 	if o.Up {
-		o.Serving = func(url string) {
+		o.Serving = func(res *release.Result, url string) {
 			view.close()
+			if !a.json {
+				fmt.Fprint(a.Out, "\n"+renderResult(res, o))
+			}
 			fmt.Fprintf(a.Err, "\nserving %s at %s/v1 until interrupted (Ctrl-C)\n", s.Name, url)
 		}
 	}
@@ -100,7 +103,7 @@ func (a *app) runRelease(ctx context.Context, path string, o release.Options) er
 		if err := a.printJSON(res); err != nil {
 			return environment(err)
 		}
-	} else {
+	} else if !o.Up || !res.Released {
 		fmt.Fprint(a.Out, "\n"+renderResult(res, o))
 	}
 	if !res.Verdict.Passed() {

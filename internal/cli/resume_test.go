@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -182,6 +183,39 @@ func TestResumeAfterKillInEveryStage(t *testing.T) {
 		t.Errorf("models of the undisturbed and the resumed release differ (-undisturbed +resumed)\n%s", diff)
 	}
 	checkCertificate(t, home, got)
+	checkUp(t, home, spec)
+}
+
+// checkUp keeps the released model up, asks it, and interrupts.
+func checkUp(t *testing.T, home, spec string) {
+	t.Helper()
+	cmd, lines, _ := start(t, "--home", home, "release", "run", "--up", spec)
+	url := ""
+	for l := range lines {
+		if _, rest, found := strings.Cut(l, "serving sums at "); found {
+			url, _, _ = strings.Cut(rest, " ")
+			break
+		}
+	}
+	if url == "" {
+		t.Fatal("--up never says where it serves")
+	}
+	body := strings.NewReader(`{"model":"sums","prompt":"12+34=","max_tokens":4}`)
+	resp, err := http.Post(url+"/completions", "application/json", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("the endpoint answers %s", resp.Status)
+	}
+	cmd.Process.Signal(os.Interrupt)
+	if stderr, code := finish(cmd, lines); code != 0 {
+		t.Errorf("interrupted --up: exit code %d\n%s", code, stderr)
+	}
+	if _, err := http.Get(url + "/models"); err == nil {
+		t.Error("the endpoint outlives the command")
+	}
 }
 
 // waitFor reads lines until the stage has begun; false if the program ended before.

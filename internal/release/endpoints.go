@@ -267,22 +267,8 @@ func actServe(ctx context.Context, r *run) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	r.serve = rep
-	if live != nil {
-		if err := r.stayUp(ctx, rep.URL, live); err != nil {
-			return outcome{}, err
-		}
-	}
+	r.serve, r.live = rep, live
 	return outcome{report: rep, gate: rep.Gate, line: fmt.Sprintf("%s answered %q · %.0f tokens/s", r.format(), rep.Answer, rep.TokensPerSecond)}, nil
-}
-
-// stayUp keeps the endpoint until the context ends: that is how `--up` is meant to end.
-func (r *run) stayUp(ctx context.Context, url string, live *engine.Deployment) error {
-	if r.options.Serving != nil {
-		r.options.Serving(url)
-	}
-	<-ctx.Done()
-	return live.Stop(context.WithoutCancel(ctx))
 }
 
 func (r *run) servedName() string {

@@ -44,9 +44,10 @@ type Deps struct {
 type Options struct {
 	// Until ends after this stage, if set: `tarbert plan` is a release until plan.
 	Until string
-	// Up leaves the endpoint running until the context ends; Serving is told where.
+	// Up leaves the endpoint running until the context ends; Serving is told of
+	// the released result and where it answers.
 	Up      bool
-	Serving func(url string)
+	Serving func(res *Result, url string)
 }
 
 // State of a stage in this run.
@@ -147,7 +148,19 @@ func Run(ctx context.Context, d Deps, s *spec.Release, o Options) (*Result, erro
 	}
 	res.Certificate, res.Summary = r.certificatePath(), r.summary()
 	res.Seconds = d.Now().Sub(began).Seconds()
-	return res, nil
+	return res, r.stayUp(ctx, res)
+}
+
+// stayUp keeps the endpoint, if there is one, until the context ends: that is how `--up` is meant to end.
+func (r *run) stayUp(ctx context.Context, res *Result) error {
+	if r.live == nil {
+		return nil
+	}
+	if r.options.Serving != nil {
+		r.options.Serving(res, r.serve.URL)
+	}
+	<-ctx.Done()
+	return r.live.Stop(context.WithoutCancel(ctx))
 }
 
 // preflight finds now what would otherwise stop the release after all the work.

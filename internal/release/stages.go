@@ -13,6 +13,7 @@ import (
 	"tarbert/internal/compare"
 	"tarbert/internal/convert"
 	"tarbert/internal/device"
+	"tarbert/internal/engine"
 	"tarbert/internal/executor"
 	"tarbert/internal/gate"
 	"tarbert/internal/label"
@@ -46,6 +47,7 @@ type run struct {
 	verify  *verify.Report
 	compare *compare.Report
 	serve   *serve.Report
+	live    *engine.Deployment // with Up: the endpoint that stays
 }
 
 // outcome is what a stage's act ends with.
