@@ -183,7 +183,31 @@ func TestResumeAfterKillInEveryStage(t *testing.T) {
 		t.Errorf("models of the undisturbed and the resumed release differ (-undisturbed +resumed)\n%s", diff)
 	}
 	checkCertificate(t, home, got)
+	checkRepair(t, home, spec, got)
 	checkUp(t, home, spec)
+}
+
+// checkRepair damages what a stage left: that stage is not reused, and makes it again.
+func checkRepair(t *testing.T, home, spec string, want release.Shown) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(home, "releases", "*", "convert-*", "w8a8-ascend", "*.safetensors"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("released weights: %v, %v", files, err)
+	}
+	flip(t, files[0])
+	cmd, lines, out := start(t, "--home", home, "release", "run", spec)
+	stderr, code := finish(cmd, lines)
+	if code != 0 {
+		t.Fatalf("after one bit of the released weights changed: exit code %d\n%s\n%s", code, stderr, out)
+	}
+	for stage, reused := range map[string]bool{"train": true, "convert": false, "verify": true} {
+		if got := !strings.Contains(stderr, "\n"+stage+strings.Repeat(" ", 9-len(stage))+" …"); got != reused {
+			t.Errorf("stage %s reused: %v, want %v\n%s", stage, got, reused, stderr)
+		}
+	}
+	if diff := cmp.Diff(models(want), models(showRelease(t, home))); diff != "" {
+		t.Errorf("models after the repair (-before +after)\n%s", diff)
+	}
 }
 
 // checkUp keeps the released model up, asks it, and interrupts.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -313,9 +312,3 @@ func (r *run) taskPrefix() string {
 func sizeText(n int64) string { return fmt.Sprintf("%.2f MB", float64(n)/1e6) }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// evidenceDir makes a folder below the stage's own.
-func (r *run) evidenceDir(name string) (string, error) {
-	dir := filepath.Join(r.stageDir, name)
-	return dir, os.MkdirAll(dir, 0o755)
-}
