@@ -139,7 +139,7 @@ func digest(path string) (sum, kind string, files map[string]string, err error) 
 		return "", "", nil, err
 	}
 	if !info.IsDir() {
-		sum, err = fileDigest(path)
+		sum, err = store.FileDigest(path)
 		return sum, KindFile, nil, err
 	}
 	m, err := manifest(path, ignored)

@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -135,7 +133,7 @@ func manifest(dir string, ignore []string) ([]resource, error) {
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, name := range names {
 		g.Go(func() error {
-			digest, err := fileDigest(filepath.Join(dir, filepath.FromSlash(name)))
+			digest, err := store.FileDigest(filepath.Join(dir, filepath.FromSlash(name)))
 			out[i] = resource{name, digest, "sha256"}
 			return err
 		})
@@ -144,19 +142,6 @@ func manifest(dir string, ignore []string) ([]resource, error) {
 		return nil, fmt.Errorf("model %s: %w", dir, err)
 	}
 	return out, nil
-}
-
-func fileDigest(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.CopyBuffer(h, f, make([]byte, 1<<20)); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func rootDigest(r []resource) (string, error) {

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -92,11 +90,11 @@ func installSelf(home string) (string, error) {
 	if exe == target {
 		return target, nil
 	}
-	want, err := sha256Of(exe)
+	want, err := store.FileDigest(exe)
 	if err != nil {
 		return "", err
 	}
-	if have, err := sha256Of(target); err == nil && have == want {
+	if have, err := store.FileDigest(target); err == nil && have == want {
 		return target, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
@@ -119,17 +117,4 @@ func installSelf(home string) (string, error) {
 		return "", err
 	}
 	return target, os.Rename(tmp.Name(), target)
-}
-
-func sha256Of(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,19 +17,6 @@ import (
 // binding asks for a path to be bound by the certificate.
 type binding struct{ name, path string }
 
-func fileDigest(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
 // contentDigest is a file's sha256, or a directory's OpenSSF digest.
 func contentDigest(path string) (string, error) {
 	info, err := os.Stat(path)
@@ -40,7 +26,7 @@ func contentDigest(path string) (string, error) {
 	if info.IsDir() {
 		return certificate.ModelDigest(path)
 	}
-	return fileDigest(path)
+	return store.FileDigest(path)
 }
 
 // optionalDigest is the digest of a path that may be left out of the spec.

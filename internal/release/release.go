@@ -182,7 +182,7 @@ func openRelease(ctx context.Context, d Deps, s *spec.Release) (string, error) {
 	if err != nil || found {
 		return id, err
 	}
-	digest, err := fileDigest(s.File)
+	digest, err := store.FileDigest(s.File)
 	if err != nil {
 		return "", err
 	}

@@ -96,7 +96,7 @@ func loadInto[T any](field func(*run) **T) func(*run, []byte) error {
 }
 
 func labelInputs(r *run) (any, error) {
-	digest, err := fileDigest(r.spec.Label.Annotations)
+	digest, err := store.FileDigest(r.spec.Label.Annotations)
 	s := r.spec.Label
 	s.Annotations = ""
 	return []any{s, digest, r.spec.Seed}, err
