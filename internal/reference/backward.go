@@ -67,6 +67,7 @@ type layerGrads struct {
 	kva, latent   []float32
 	qa, qaNorm    []float32
 	scores        []float32 // moe: of the router's logits
+	routerLSE     []float32 // moe, with the router's z-loss: log-sum-exp of its logits
 	slotX, slotY  []float32 // moe, per slot
 	slotGate      []float32
 	slotUp        []float32
@@ -78,7 +79,9 @@ type layerGrads struct {
 // backward is one backward pass.
 type backward struct {
 	*pass
-	g *layerGrads
+	g       *layerGrads
+	extra   Penalties
+	routerZ float64 // the router's z-loss so far
 }
 
 // layers takes g.dy, the gradient of the last layer's output, down to that of
@@ -106,6 +109,7 @@ func (p *backward) layerBack(i int, la *layerActs) {
 	if l.moe != nil {
 		p.acts.blocks = la.moe.blocks(p.acts.blocks)
 		rowBlocks(p.pool, rows, func(r0, r1 int) { p.routeBack(l.moe, la, r0, r1) })
+		p.addRouterZ(rows)
 		p.pool.Run(len(p.acts.blocks), func(b int) { p.expertBack(l.moe, la, p.acts.blocks[b]) })
 	}
 	rowBlocks(p.pool, rows, func(r0, r1 int) { p.afterAttentionBack(l, la, r0, r1) })
@@ -154,6 +158,7 @@ func (p *backward) sizeGrads(l *layer, n int) {
 	if l.moe != nil {
 		slots := n * c.NumExpertsPerTok
 		fit(&g.scores, n*c.NumExperts)
+		fit(&g.routerLSE, n)
 		fit(&g.slotX, slots*h)
 		fit(&g.slotY, slots*h)
 		fit(&g.slotGate, slots*c.MoEIntermediateSize)

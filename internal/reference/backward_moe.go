@@ -16,7 +16,36 @@ func (p *backward) routeBack(m *moe, la *layerActs, r0, r1 int) {
 		}
 		c.weighBack(g.scores[r*e:][:e], dw, a.ids[r*k:][:k], a.scores[r*e:][:e])
 	}
+	if p.extra.RouterZ != 0 {
+		p.routerZBack(m, la, r0, r1, s)
+	}
 	m.router.backward(p.pool, view(g.scores, r0, r1, e), view(g.norm, r0, r1, h), false)
+}
+
+// routerZBack adds the gradient of the router's z-loss to that of its logits,
+// which are computed again, and keeps each row's log-sum-exp.
+func (p *backward) routerZBack(m *moe, la *layerActs, r0, r1 int, s *scratch) {
+	g, e := p.g, p.c.NumExperts
+	logits := fit(&s.b, (r1-r0)*e)
+	m.router.apply(p.pool, view(la.norm2, r0, r1, p.c.HiddenSize), kernel.Dense(logits, r1-r0, e), s)
+	for r := r0; r < r1; r++ {
+		row := logits[(r-r0)*e:][:e]
+		g.routerLSE[r] = kernel.LogSumExp(row)
+		kernel.Softmax(row, row)
+		kernel.Axpy(g.scores[r*e:][:e], float32(2*p.extra.RouterZ*float64(g.routerLSE[r])), row)
+	}
+}
+
+// addRouterZ adds a layer's rows to the router's z-loss, in order.
+func (p *backward) addRouterZ(rows int) {
+	if p.extra.RouterZ == 0 {
+		return
+	}
+	sum := 0.0
+	for _, lse := range p.g.routerLSE[:rows] {
+		sum += float64(lse) * float64(lse)
+	}
+	p.routerZ += p.extra.RouterZ * sum
 }
 
 // weighBack takes the gradient of the chosen experts' weights to that of the

@@ -164,14 +164,23 @@ func (a *activations) prepare(net *network, i, rows int) *layerActs {
 }
 
 // rowBlocks runs f over [0, rows) in blocks.
-func rowBlocks(p *kernel.Pool, rows int, f func(r0, r1 int)) {
-	if rows <= blockRows {
+func rowBlocks(p *kernel.Pool, rows int, f func(r0, r1 int)) { blocksOf(blockRows, p, rows, f) }
+
+// largeBlocks is rowBlocks for weights that a product must widen first: up to
+// four times as many rows share that work, as far as all threads have some.
+func largeBlocks(p *kernel.Pool, rows int, f func(r0, r1 int)) {
+	share := (rows + p.Threads() - 1) / p.Threads()
+	blocksOf(min(max(share, blockRows), 4*blockRows), p, rows, f)
+}
+
+func blocksOf(size int, p *kernel.Pool, rows int, f func(r0, r1 int)) {
+	if rows <= size {
 		if rows > 0 {
 			f(0, rows)
 		}
 		return
 	}
-	p.Run((rows+blockRows-1)/blockRows, func(i int) { f(i*blockRows, min((i+1)*blockRows, rows)) })
+	p.Run((rows+size-1)/size, func(i int) { f(i*size, min((i+1)*size, rows)) })
 }
 
 // view is rows [r0, r1) of a row-major buffer of the given width.

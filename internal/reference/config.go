@@ -60,10 +60,13 @@ type Config struct {
 	DecoderSparseStep int
 	MLPOnlyLayers     []int
 
-	// Quantization is quantization_config's quant_method ("" if absent) and,
-	// for "fp8", its block.
-	Quantization      string
-	QuantizationBlock [2]int
+	// Quantization is quantization_config's quant_method ("" if absent). For
+	// "fp8", its block and scale_fmt ("" or "ue8m0": scales of activations are
+	// powers of two); for "compressed-tensors", which linears are int8.
+	Quantization            string
+	QuantizationBlock       [2]int
+	QuantizationScaleFormat string
+	Compressed              *CompressedTensors
 }
 
 // RopeScaling is rope_scaling of type yarn (arXiv:2309.00071). Zero means that

@@ -245,37 +245,3 @@ func parseRope(data []byte, prefix string) (s *RopeScaling, theta float64, err e
 	}
 	return s, theta, f.done()
 }
-
-// readQuantization reads quantization_config. Only fp8 blocks are understood
-// further; whether a method can be loaded is for Load to say.
-func (c *Config) readQuantization(f *fields) {
-	f.ignore("quantization_config")
-	if !f.has("quantization_config") {
-		return
-	}
-	q, err := parseFields(f.raw["quantization_config"], "quantization_config.")
-	if err != nil {
-		f.fail("config field \"quantization_config\": %w", err)
-		return
-	}
-	c.Quantization = q.text("quant_method")
-	if c.Quantization == "" {
-		f.fail("config field \"quantization_config.quant_method\" is missing")
-	}
-	if c.Quantization != "fp8" {
-		return
-	}
-	q.must("fmt", "e4m3")
-	q.must("activation_scheme", "dynamic")
-	q.ignore("scale_fmt", "modules_to_not_convert", "ignored_layers", "dequantize")
-	block := []int{128, 128}
-	q.get("weight_block_size", &block)
-	if len(block) != 2 || block[0] < 1 || block[1] < 1 || block[0] > sizeLimit || block[1] > sizeLimit {
-		q.fail("config field \"quantization_config.weight_block_size\" is %v: want two positive numbers", block)
-	} else {
-		c.QuantizationBlock = [2]int{block[0], block[1]}
-	}
-	if err := q.done(); err != nil {
-		f.fail("%w", err)
-	}
-}

@@ -24,7 +24,10 @@ type profileCase struct {
 func (c profileCase) String() string { return filepath.Base(c.dir) + " " + string(c.precision) }
 
 func profileCases() []profileCase {
-	cases := []profileCase{{filepath.Join("testdata", "ascendv1", "w8a8"), W8A8}}
+	cases := []profileCase{
+		{ascendDir("w8a8"), W8A8}, {ascendDir("w8a8"), F32}, {compressedDir(), W8A8}, {compressedDir(), F32}, {compressedDir(), BF16},
+		{goldenDir("deepseek-v3-fp8"), FP8Block},
+	}
 	for _, name := range goldenModels {
 		cases = append(cases, profileCase{goldenDir(name), F32}, profileCase{goldenDir(name), BF16})
 	}
@@ -186,11 +189,12 @@ func TestForwardRefusesBadInput(t *testing.T) {
 // TestScoreMatchesForward holds Score's chunks to one pass over the text.
 func TestScoreMatchesForward(t *testing.T) {
 	m := loadGolden(t, "qwen3", Options{})
-	tokens := make([]int, scoreChunk+40)
+	const chunk = 100
+	tokens := make([]int, 3*chunk+40)
 	for i := range tokens {
 		tokens[i] = (i * 37) % 320
 	}
-	got, err := m.Score(context.Background(), tokens, 5)
+	got, err := m.score(context.Background(), tokens, 5, chunk)
 	if err != nil {
 		t.Fatal(err)
 	}

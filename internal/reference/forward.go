@@ -26,7 +26,7 @@ func (n *network) forward(ctx context.Context, pool *kernel.Pool, b *batch, a *a
 	la := a.prepare(n, 0, rows)
 	la.x = la.input
 	for i, t := range b.tokens {
-		copy(la.x[i*h:][:h], n.embed.w[t*h:][:h])
+		n.embed.row(la.x[i*h:][:h], t)
 	}
 	for i := range n.layers {
 		if err := cancelled(ctx); err != nil {
@@ -54,9 +54,13 @@ func (n *network) forward(ctx context.Context, pool *kernel.Pool, b *batch, a *a
 func (p *pass) layer(i int, la *layerActs) {
 	l, rows := &p.layers[i], len(p.batch.tokens)
 	p.size(l, la, rows)
-	rowBlocks(p.pool, rows, func(r0, r1 int) { p.beforeAttention(i, la, r0, r1) })
+	inBlocks := rowBlocks
+	if !p.acts.keep {
+		inBlocks = largeBlocks
+	}
+	inBlocks(p.pool, rows, func(r0, r1 int) { p.beforeAttention(i, la, r0, r1) })
 	p.pool.Run(len(p.batch.tasks), func(t int) { p.attend(i, la, p.batch.tasks[t]) })
-	rowBlocks(p.pool, rows, func(r0, r1 int) { p.afterAttention(l, la, r0, r1) })
+	inBlocks(p.pool, rows, func(r0, r1 int) { p.afterAttention(l, la, r0, r1) })
 	if l.moe != nil {
 		p.experts(l.moe, la)
 	}

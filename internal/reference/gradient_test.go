@@ -123,7 +123,7 @@ func TestGradientsAgreeWithFloat64(t *testing.T) {
 			o := oracleOf(t, m)
 			var examples []oracle.Example
 			for _, s := range batch {
-				examples = append(examples, oracle.Example(s))
+				examples = append(examples, oracle.Example{Tokens: s.Tokens, Mask: s.Mask, Routing: s.Routing})
 			}
 			if want, err := o.Loss(examples); err != nil || math.Abs(want-stats.Loss) > 1e-4 {
 				t.Fatalf("loss %v, float64 has %v (%v)", stats.Loss, want, err)

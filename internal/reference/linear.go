@@ -7,11 +7,14 @@ import (
 // linear is y = x·Wᵀ + bias, W [out, in] as Hugging Face stores it.
 type linear struct {
 	in, out int
-	packed  *kernel.Packed // Wᵀ, in×out; nil with int8 weights
+	packed  *kernel.Packed // Wᵀ, in×out; or
+	narrow  *kernel.Narrow // the same as stored; both nil with int8 products
 	bias    vec
 	bf16    bool // round the result to bf16
 
-	// W8A8_DYNAMIC: int8 weights with one scale per output.
+	fp8 *fp8Activations // fp8-block: how x is quantised; narrow is E4M3
+
+	// w8a8: int8 weights with one scale per output.
 	int8  *kernel.PackedInt8
 	scale []float32
 
@@ -22,9 +25,14 @@ type linear struct {
 
 // apply sets y [rows, out] from x [rows, in].
 func (l *linear) apply(p *kernel.Pool, x, y kernel.Mat, s *scratch) {
-	if l.int8 != nil {
+	switch {
+	case l.int8 != nil:
 		l.applyInt8(p, x, y, s)
-	} else {
+	case l.fp8 != nil:
+		l.applyFP8(p, x, y, s)
+	case l.narrow != nil:
+		kernel.GemmNarrow(p, x, l.narrow, y, false)
+	default:
 		kernel.GemmPacked(p, x, l.packed, y, false)
 	}
 	for i := range y.Rows {
@@ -57,6 +65,23 @@ func (l *linear) applyInt8(p *kernel.Pool, x, y kernel.Mat, s *scratch) {
 	}
 }
 
+// fp8Activations says how a linear's input becomes E4M3.
+type fp8Activations struct {
+	group      int // numbers of a row that share a scale
+	powerOfTwo bool
+}
+
+// applyFP8 quantises each group of each row of x by its own largest magnitude
+// and multiplies block by block.
+func (l *linear) applyFP8(p *kernel.Pool, x, y kernel.Mat, s *scratch) {
+	groups := (l.in + l.fp8.group - 1) / l.fp8.group
+	codes, scales := fit(&s.codes, x.Rows*l.in), fit(&s.scales, x.Rows*groups)
+	for i := range x.Rows {
+		kernel.QuantizeE4M3(codes[i*l.in:][:l.in], x.Data[i*x.Stride:][:l.in], scales[i*groups:][:groups], l.fp8.group, l.fp8.powerOfTwo)
+	}
+	kernel.GemmE4M3(p, kernel.Dense(codes, x.Rows, l.in), scales, l.narrow, y)
+}
+
 // repack follows a change of the weights in place.
 func (l *linear) repack() {
 	w := kernel.Dense(l.weight.w, l.out, l.in)
@@ -75,6 +100,7 @@ type scratch struct {
 	scales, ones []float32
 	a, b         []float32
 	scores, more []float32
+	codes        []float32
 }
 
 // fit returns a slice of n elements in buf's memory, which grows when needed.

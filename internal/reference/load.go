@@ -3,19 +3,23 @@ package reference
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"tarbert/internal/reference/kernel"
 	"tarbert/internal/tensor"
 )
 
 // Load reads a model directory: config.json with safetensors in F32, BF16,
-// F16 or DeepSeek's FP8 blocks, or an AscendV1 directory of FLOAT and
-// W8A8_DYNAMIC tensors. Every tensor that the config implies must be there in
-// its shape, and nothing else, save multi-token-prediction layers, which are
-// skipped, and an lm_head.weight equal to tied embeddings.
+// F16, DeepSeek's FP8 blocks or compressed-tensors' int8, or an AscendV1
+// directory of FLOAT and W8A8_DYNAMIC tensors. Every tensor that the config
+// implies must be there in its shape, and nothing else, save
+// multi-token-prediction layers, which are skipped, and an lm_head.weight equal
+// to tied embeddings.
+//
+// Matrices are read piece by piece and stay in the width they are stored in;
+// nothing is in memory twice.
 func Load(dir string, o Options) (*Model, error) {
 	c, err := ReadConfig(dir)
 	if err != nil {
@@ -25,6 +29,7 @@ func Load(dir string, o Options) (*Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load model: %w", err)
 	}
+	s.pool = newPool(o.Threads)
 	if o.Precision == "" {
 		o.Precision = F32
 		if s.quantised() {
@@ -35,7 +40,7 @@ func Load(dir string, o Options) (*Model, error) {
 	if err := errors.Join(err, s.dir.Close()); err != nil {
 		return nil, fmt.Errorf("load model %s: %w", dir, err)
 	}
-	return newModel(n, o.Precision, newPool(o.Threads)), nil
+	return newModel(n, o.Precision, s.pool), nil
 }
 
 // fileSource supplies a model's tensors from a directory. The first error
@@ -43,16 +48,20 @@ func Load(dir string, o Options) (*Model, error) {
 type fileSource struct {
 	dir       *tensor.Dir
 	c         *Config
-	types     map[string]string // quant_model_description.json; nil without
+	types     map[string]string        // quant_model_description.json; nil without
+	isInt8    func(module string) bool // compressed-tensors' linears; nil without
 	precision Precision
+	pool      *kernel.Pool // nil: serial
+	buffers   sync.Pool    // of *[]byte
+	codes     []int8
 	used      map[string]bool
 	missing   []string
 	err       error
 }
 
 func openSource(dir string, c *Config) (*fileSource, error) {
-	if c.Quantization != "" && c.Quantization != "fp8" {
-		return nil, fmt.Errorf("config field \"quantization_config.quant_method\" is %q: only fp8 blocks can be loaded", c.Quantization)
+	if !slices.Contains([]string{"", methodFP8, methodCompressed}, c.Quantization) {
+		return nil, fmt.Errorf("config field \"quantization_config.quant_method\" is %q: only fp8 blocks and compressed-tensors int8 can be loaded", c.Quantization)
 	}
 	types, err := readDescription(dir)
 	if err != nil {
@@ -62,16 +71,22 @@ func openSource(dir string, c *Config) (*fileSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fileSource{dir: d, c: c, types: types, used: map[string]bool{}}, nil
+	s := &fileSource{dir: d, c: c, types: types, used: map[string]bool{}}
+	if c.Compressed != nil {
+		s.isInt8 = c.Compressed.matcher()
+	}
+	return s, nil
 }
 
 // load builds the network in a profile.
 func (s *fileSource) load(p Precision) (*network, error) {
 	switch {
-	case !slices.Contains([]Precision{F32, BF16, W8A8}, p):
-		return nil, fmt.Errorf("precision %q: known are f32, bf16 and w8a8", p)
+	case !slices.Contains([]Precision{F32, BF16, FP8Block, W8A8}, p):
+		return nil, fmt.Errorf("precision %q: known are f32, bf16, fp8-block and w8a8", p)
 	case p == W8A8 && !s.quantised():
-		return nil, errors.New("precision w8a8 needs W8A8_DYNAMIC weights: convert the model first (tarbert convert SRC DST --to w8a8-ascend)")
+		return nil, errors.New("precision w8a8 needs int8 weights, W8A8_DYNAMIC or compressed-tensors: convert the model first (tarbert convert SRC DST --to w8a8-ascend)")
+	case p == FP8Block && s.c.Quantization != methodFP8:
+		return nil, errors.New("precision fp8-block needs weights in FP8 blocks: a quantization_config of method fp8 in config.json")
 	}
 	s.precision = p
 	n := s.c.build(s)
@@ -140,8 +155,7 @@ func (s *fileSource) floats(name string, shape ...int64) []float32 {
 	if !ok {
 		return nil
 	}
-	if s.types != nil && s.kind(name) != kindFloat {
-		s.fail("tensor %s is %s in %s: only linear weights can be", name, s.types[name], descriptionFile)
+	if !s.float(name) {
 		return nil
 	}
 	if info.DType == tensor.F8_E4M3 {
@@ -150,117 +164,6 @@ func (s *fileSource) floats(name string, shape ...int64) []float32 {
 	x, err := s.dir.Float32(name)
 	if err != nil {
 		s.fail("%w", err)
-	}
-	return x
-}
-
-// weights is floats, rounded to bf16 in that profile.
-func (s *fileSource) weights(name string, shape ...int64) []float32 {
-	x := s.floats(name, shape...)
-	if s.precision == BF16 {
-		kernel.RoundBF16(x)
-	}
-	return x
-}
-
-func (s *fileSource) vector(name string, n int) vec {
-	return vec{w: s.weights(name, int64(n))}
-}
-
-func (s *fileSource) frozen(name string, n int) []float32 { return s.floats(name, int64(n)) }
-
-func (s *fileSource) table(name string, rows, cols int) vec {
-	return vec{w: s.weights(name, int64(rows), int64(cols))}
-}
-
-func (s *fileSource) router(name string, out, in int) *linear {
-	return s.pack(s.weights(name+".weight", int64(out), int64(in)), out, in, false)
-}
-
-func (s *fileSource) linear(name string, out, in int, bias bool) *linear {
-	var l *linear
-	if s.types != nil && s.kind(name+".weight") == kindDynamic {
-		l = s.dynamic(name, out, in)
-	} else {
-		l = s.pack(s.weights(name+".weight", int64(out), int64(in)), out, in, s.precision == BF16)
-	}
-	if bias {
-		l.bias = s.vector(name+".bias", out)
-	}
-	return l
-}
-
-// tied makes the head of the embeddings. Published files often repeat them as
-// lm_head.weight; a different one there contradicts the config.
-func (s *fileSource) tied(table vec, out, in int) *linear {
-	const name = "lm_head.weight"
-	if _, ok := s.dir.Info(name); ok && s.err == nil {
-		if x := s.weights(name, int64(out), int64(in)); s.err == nil && !slices.Equal(x, table.w) {
-			s.fail("tensor %s differs from model.embed_tokens.weight and contradicts config field \"tie_word_embeddings\"", name)
-		}
-	}
-	return s.pack(table.w, out, in, s.precision == BF16)
-}
-
-func (s *fileSource) pack(w []float32, out, in int, bf16 bool) *linear {
-	l := &linear{in: in, out: out, bf16: bf16}
-	if len(w) == out*in {
-		l.packed = kernel.Pack(kernel.Dense(w, out, in).Transpose())
-	}
-	return l
-}
-
-// fp8 reads an E4M3 weight and multiplies it by its blocks' scales.
-func (s *fileSource) fp8(name string, rows, cols int) []float32 {
-	block := s.c.QuantizationBlock
-	if s.c.Quantization != "fp8" {
-		s.fail("tensor %s is F8_E4M3, but config.json has no quantization_config of method fp8", name)
-		return nil
-	}
-	across := (cols + block[1] - 1) / block[1]
-	scales := s.scales(name+"_scale_inv", (rows+block[0]-1)/block[0], across)
-	codes, err := s.dir.Bytes(name)
-	if err != nil {
-		s.fail("%w", err)
-	}
-	if s.err != nil || scales == nil || len(codes) != rows*cols {
-		return nil
-	}
-	w := make([]float32, len(codes))
-	for i := range rows {
-		for j := range cols {
-			w[i*cols+j] = tensor.FromF8E4M3(codes[i*cols+j]) * scales[i/block[0]*across+j/block[1]]
-		}
-	}
-	return w
-}
-
-// scales reads block scales in F32, BF16 or as E8M0 exponents.
-func (s *fileSource) scales(name string, rows, cols int) []float32 {
-	info, ok := s.find(name, int64(rows), int64(cols))
-	if !ok {
-		return nil
-	}
-	var x []float32
-	var err error
-	if info.DType == tensor.F8_E8M0 {
-		var codes []byte
-		if codes, err = s.dir.Bytes(name); err == nil {
-			for _, c := range codes {
-				x = append(x, tensor.FromF8E8M0(c))
-			}
-		}
-	} else {
-		x, err = s.dir.Float32(name)
-	}
-	if err != nil {
-		s.fail("%w", err)
-		return nil
-	}
-	for i, v := range x {
-		if !(v >= 0) || math.IsInf(float64(v), 0) {
-			s.fail("tensor %s has scale %v at index %d", name, v, i)
-		}
 	}
 	return x
 }

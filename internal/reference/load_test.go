@@ -128,6 +128,25 @@ func TestLoadErrorsNameTheTensor(t *testing.T) {
 		{"unknown type", ascendDir("w8a8"), Options{}, func(f *modelFiles) { f.types[qproj] = "W4A8_DYNAMIC" }, []string{qproj, "W4A8_DYNAMIC"}},
 		{"a norm called int8", ascendDir("w8a8"), Options{}, func(f *modelFiles) { f.types[norm] = kindDynamic }, []string{norm, "W8A8_DYNAMIC"}},
 		{"int8 called float", ascendDir("w8a8"), Options{}, func(f *modelFiles) { f.types[qproj] = kindFloat }, []string{qproj}},
+		{"compressed without scale", compressedDir(), Options{}, func(f *modelFiles) { f.remove(qproj + "_scale") }, []string{qproj + "_scale", "lack"}},
+		{"compressed with zero points", compressedDir(), Options{}, func(f *modelFiles) {
+			f.tensors = append(f.tensors, tensor.Tensor{Name: qproj[:len(qproj)-6] + "weight_zero_point", DType: tensor.I8, Shape: []int64{256, 1}, Data: make([]byte, 256)})
+		}, []string{"q_proj.weight_zero_point", "does not imply"}},
+		{"compressed scale in half precision", compressedDir(), Options{}, func(f *modelFiles) { f.tensor(qproj + "_scale").DType = tensor.F16 }, []string{qproj + "_scale", "F16"}},
+		{"a negative compressed scale", compressedDir(), Options{}, func(f *modelFiles) { f.tensor(qproj + "_scale").Data[1] |= 128 }, []string{qproj + "_scale", "index 0"}},
+		{"a float linear that is not ignored", compressedDir(), Options{}, func(f *modelFiles) {
+			f.config = editedCompressed(t, []any{}, "ignore")
+		}, []string{"lm_head.weight", "BF16", "quantization_config"}},
+		{"an int8 linear that is ignored", compressedDir(), Options{}, func(f *modelFiles) {
+			f.config = editedCompressed(t, []any{"lm_head", "re:.*layers.0.*q_proj"}, "ignore")
+		}, []string{qproj, "I8"}},
+		{"a scale to spare", compressedDir(), Options{}, func(f *modelFiles) {
+			f.config = editedCompressed(t, []any{"lm_head", "re:.*layers.0.*q_proj"}, "ignore")
+			f.tensor(qproj).DType = tensor.BF16
+			f.tensor(qproj).Data = make([]byte, 2*len(f.tensor(qproj).Data))
+		}, []string{qproj + "_scale", "does not imply"}},
+		{"fp8-block without FP8", golden("qwen3"), Options{Precision: FP8Block}, func(*modelFiles) {}, []string{"fp8-block", "quantization_config"}},
+		{"words for weights", golden("qwen3"), Options{}, func(f *modelFiles) { f.tensor(qproj).DType = tensor.I32 }, []string{qproj, "I32"}},
 		{"float called int8", ascendDir("w8a8"), Options{}, func(f *modelFiles) { f.types["lm_head.weight"] = kindDynamic }, []string{"lm_head.weight", "I8"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -163,8 +182,10 @@ func TestRepeatedHeadIsAllowed(t *testing.T) {
 }
 
 func TestInt8IsNotTrained(t *testing.T) {
-	if _, err := LoadTrainable(ascendDir("w8a8"), 1); err == nil || !strings.Contains(err.Error(), "int8") {
-		t.Errorf("error %v, want one about int8", err)
+	for _, dir := range []string{ascendDir("w8a8"), compressedDir()} {
+		if _, err := LoadTrainable(dir, 1); err == nil || !strings.Contains(err.Error(), "int8") {
+			t.Errorf("%s: error %v, want one about int8", dir, err)
+		}
 	}
 	if _, err := LoadTrainable(t.TempDir(), 1); err == nil {
 		t.Error("an empty directory was loaded")

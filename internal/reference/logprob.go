@@ -1,11 +1,6 @@
 package reference
 
-import (
-	"context"
-	"fmt"
-
-	"tarbert/internal/reference/kernel"
-)
+import "tarbert/internal/reference/kernel"
 
 // TokenLogProb is a token and the natural logarithm of its probability.
 type TokenLogProb struct {
@@ -58,31 +53,4 @@ func topK(logits []float32, k int) []int {
 		top = top[:min(len(top), k)]
 	}
 	return top
-}
-
-// scoreChunk bounds how many positions' logits Score holds at a time.
-const scoreChunk = 256
-
-// Score gives, for every token after the first, its log-probability given the
-// tokens before it, its rank and the k likeliest tokens there. Entry 0 is the
-// zero Position.
-func (m *Model) Score(ctx context.Context, tokens []int, k int) ([]Position, error) {
-	out := make([]Position, len(tokens))
-	if n := len(tokens); n > 0 {
-		if last := tokens[n-1]; last < 0 || last >= m.net.c.VocabSize {
-			return nil, fmt.Errorf("score: token %d at position %d is outside the vocabulary of %d", last, n-1, m.net.c.VocabSize)
-		}
-	}
-	seq := m.NewSequence()
-	for from := 0; from+1 < len(tokens); from += scoreChunk {
-		to := min(from+scoreChunk, len(tokens)-1)
-		logits, err := m.Forward(ctx, []Input{{Seq: seq, Tokens: tokens[from:to], All: true}})
-		if err != nil {
-			return nil, fmt.Errorf("score: %w", err)
-		}
-		m.pool.Run(to-from, func(i int) {
-			out[from+i+1] = LogProbs(logits[0][i], tokens[from+i+1], k)
-		})
-	}
-	return out, nil
 }

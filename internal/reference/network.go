@@ -6,6 +6,18 @@ import "fmt"
 type vec struct {
 	w, g []float32
 	part *partials // of vectors in training
+
+	// A table that is not trained lies as it is stored, and w is nil.
+	stored interface{ Row(dst []float32, i int) }
+}
+
+// row copies row i of a table.
+func (v *vec) row(dst []float32, i int) {
+	if v.stored != nil {
+		v.stored.Row(dst, i)
+		return
+	}
+	copy(dst, v.w[i*len(dst):])
 }
 
 // network is a model's weights in the form that the passes read. It is built

@@ -36,9 +36,10 @@ type Precision string
 // The profiles. The empty Precision is w8a8 for an AscendV1 W8A8 directory and
 // f32 for anything else.
 const (
-	F32  Precision = "f32"
-	BF16 Precision = "bf16"
-	W8A8 Precision = "w8a8"
+	F32      Precision = "f32"
+	BF16     Precision = "bf16"
+	FP8Block Precision = "fp8-block"
+	W8A8     Precision = "w8a8"
 )
 
 // round rounds x in place where the profile says so.

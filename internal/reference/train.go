@@ -13,6 +13,10 @@ import (
 type Sample struct {
 	Tokens []int
 	Mask   []bool
+	// Routing, if not nil, takes the place of the model's own choice of experts
+	// for every token before the last target. The choice's weights and their
+	// gradient stay the model's.
+	Routing Routing
 }
 
 // Objective gets, per sample, the log-probability of every target in order and
@@ -20,14 +24,31 @@ type Sample struct {
 // is called once per step. The slices it gets are reused after the step.
 type Objective func(logp [][]float32) (loss float64, dlogp [][]float32)
 
+// Penalties are terms that a step adds to its objective's loss.
+type Penalties struct {
+	// Z times the square of each target's log-sum-exp of the logits, summed over
+	// all targets (z-loss, PaLM, arXiv:2204.02311 §5): it keeps logits from
+	// drifting away together, which the log-probabilities do not see.
+	Z float64
+	// RouterZ times the square of the log-sum-exp of the router's logits, summed
+	// over all tokens and MoE layers (ST-MoE, arXiv:2202.08906 §3).
+	RouterZ float64
+}
+
 // StepStats is what a step did.
 type StepStats struct {
-	Loss    float64
-	Tokens  int // of all samples
+	Loss    float64 // the objective's and the penalties'
+	Z       float64 // Penalties.Z's part of it
+	RouterZ float64 // Penalties.RouterZ's part
+	Tokens  int     // of all samples
 	Targets int
 	// ExpertLoad[i][e] counts how many tokens the i-th MoE layer sent to
 	// expert e; the order of layers is that of RouterBias.
 	ExpertLoad [][]int
+	// Rerouted counts the choices, of one token in one layer, in which a replayed
+	// routing differs from the model's own; Routed counts all choices, of the
+	// tokens before each sample's last target.
+	Rerouted, Routed int
 }
 
 // headWork is the memory of the output head in training.
@@ -76,6 +97,12 @@ func (t *Trainable) pack(samples []Sample) error {
 		}
 		if err := t.batch.add(t.net, s.Tokens[:last], 0, nil); err != nil {
 			return fmt.Errorf("sample %d: %w", i, err)
+		}
+		if s.Routing != nil {
+			if err := s.Routing.check(t.net, last); err != nil {
+				return fmt.Errorf("sample %d: %w", i, err)
+			}
+			t.batch.segs[len(t.batch.segs)-1].replay = s.Routing
 		}
 	}
 	if len(w.rows) == 0 {
@@ -157,6 +184,11 @@ func (t *Trainable) LogProbs(ctx context.Context, samples []Sample) ([][]float32
 // are the same bits for any number of threads. On an error Grad may have been
 // added to in part.
 func (t *Trainable) ForwardBackward(ctx context.Context, samples []Sample, obj Objective) (StepStats, error) {
+	return t.ForwardBackwardWith(ctx, samples, obj, Penalties{})
+}
+
+// ForwardBackwardWith is ForwardBackward with terms of its own in the loss.
+func (t *Trainable) ForwardBackwardWith(ctx context.Context, samples []Sample, obj Objective, extra Penalties) (StepStats, error) {
 	if err := t.forward(ctx, samples, t.acts); err != nil {
 		return StepStats{}, fmt.Errorf("training step: %w", err)
 	}
@@ -165,7 +197,7 @@ func (t *Trainable) ForwardBackward(ctx context.Context, samples []Sample, obj O
 	if err := w.take(samples, dlogp); err != nil {
 		return StepStats{}, fmt.Errorf("training step: %w", err)
 	}
-	p := &backward{pass: newPass(t.net, t.pool, &t.batch, t.acts), g: &t.grads}
+	p := &backward{pass: newPass(t.net, t.pool, &t.batch, t.acts), g: &t.grads, extra: extra}
 	t.headBack(p)
 	if err := p.layers(ctx); err != nil {
 		return StepStats{}, fmt.Errorf("training step: %w", err)
@@ -174,7 +206,9 @@ func (t *Trainable) ForwardBackward(ctx context.Context, samples []Sample, obj O
 	for i, tok := range t.batch.tokens {
 		kernel.Add(t.net.embed.g[tok*h:][:h], t.grads.dy[i*h:][:h])
 	}
-	stats := StepStats{Loss: loss, Targets: len(w.rows), ExpertLoad: t.load()}
+	stats := StepStats{Z: w.penalty(extra.Z), RouterZ: p.routerZ, Targets: len(w.rows), ExpertLoad: t.load(), Rerouted: int(t.batch.rerouted.Load())}
+	stats.Loss = loss + stats.Z + stats.RouterZ
+	stats.Routed = len(stats.ExpertLoad) * len(t.batch.tokens)
 	for _, s := range samples {
 		stats.Tokens += len(s.Tokens)
 	}
@@ -196,6 +230,18 @@ func (w *headWork) take(samples []Sample, dlogp [][]float32) error {
 	return nil
 }
 
+// penalty is the z-loss over all targets.
+func (w *headWork) penalty(z float64) float64 {
+	if z == 0 {
+		return 0
+	}
+	sum := 0.0
+	for _, lse := range w.lse {
+		sum += float64(lse) * float64(lse)
+	}
+	return z * sum
+}
+
 // headBack takes the derivative by each log-probability to the gradient of the
 // last layer's output, in grads.dy.
 func (t *Trainable) headBack(p *backward) {
@@ -214,8 +260,12 @@ func (t *Trainable) headBack(p *backward) {
 			for r := r0; r < r1; r++ {
 				i := from + r
 				row := w.logits[r*vocab:][:vocab]
+				share := -w.dlogp[i]
+				if z := p.extra.Z; z != 0 {
+					share += float32(2 * z * float64(w.lse[i]))
+				}
 				kernel.Softmax(row, row)
-				kernel.Scale(row, -w.dlogp[i])
+				kernel.Scale(row, share)
 				row[w.tokens[i]] += w.dlogp[i]
 			}
 			n.head.backward(t.pool, view(w.logits, r0, r1, vocab), view(w.dnorm, from+r0, from+r1, h), false)

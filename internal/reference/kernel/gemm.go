@@ -5,11 +5,11 @@ package kernel
 // zero or from C. A, B and C may be transposed views; C overlaps neither.
 //
 // It packs B on each call where that pays. For weights that stay, see Pack.
-func Gemm(p *Pool, a, b, c Mat, accumulate bool) { gemm(best, p, a, b, c, accumulate) }
+func Gemm(p *Pool, a, b, c Mat, accumulate bool) { gemm(fastest(), p, a, b, c, accumulate) }
 
 // GemmPacked is Gemm with a right-hand side packed before.
 func GemmPacked(p *Pool, a Mat, b *Packed, c Mat, accumulate bool) {
-	gemmPacked(best, p, a, b, c, accumulate)
+	gemmPacked(fastest(), p, a, b, c, accumulate)
 }
 
 // Sizes tuned on one processor with 48 KiB and 2 MiB of private cache; they
@@ -18,10 +18,15 @@ const (
 	panelCols     = 32      // columns of a packed panel
 	blockK        = 512     // k per pass over packed panels, whose pieces stream from the second cache
 	blockKInPlace = 256     // k per pass over B in place, whose rows crowd the first
+	blockKPacking = 256     // k per pass over B packed piece by piece,
+	blockPanels   = 16      // panels of such a piece,
+	ownPanelRows  = 128     // and the fewest rows of a task that packs for itself alone
 	blockRows     = 240     // rows per pass, a multiple of the tallest tiles
-	inPlaceStride = 512     // longest row of B that is read where it lies
+	inPlaceStride = 128     // longest row of B that is read where it lies
 	packAStride   = 1024    // shortest row of A that is copied first,
 	packAPanels   = 8       // and the fewest panels to copy it for
+	packTStride   = 64      // the same for a transposed A
+	packTPanels   = 4       //
 	scratchMax    = 1 << 24 // floats packed at a time by Gemm
 )
 
@@ -38,6 +43,7 @@ type block struct {
 	cols, k  int
 	load     bool      // start from C instead of zero
 	scratch  []float32 // room to pack A's rows in; nil: read them in place
+	next     []float32 // what is read after the last panel; may be nil
 }
 
 func gemm(o *ops, p *Pool, a, b, c Mat, accumulate bool) {
@@ -51,16 +57,21 @@ func gemm(o *ops, p *Pool, a, b, c Mat, accumulate bool) {
 	if empty(a, c, accumulate) {
 		return
 	}
-	g := product{o: o, a: a, load: accumulate}
+	g := product{o: o, a: a, c: c, load: accumulate}
 	if readableInPlace(b, c.Rows) {
-		g.b, g.bks, g.bps, g.c = b.Data, b.Stride, panelCols, c
+		g.b, g.bks, g.bps = b.Data, b.Stride, panelCols
 		g.run(p)
+		return
+	}
+	g.raw = b
+	if tasks := g.divide(p); tasks == 1 || c.Rows/g.rowTasks >= ownPanelRows {
+		g.start(p, tasks)
 		return
 	}
 	width := max(scratchMax/b.Rows/panelCols, 1) * panelCols
 	s := borrowScratch(packedSize(b.Rows, min(width, b.Cols)))
 	defer s.giveBack()
-	g.b, g.bks, g.bps = s.floats, panelCols, b.Rows*panelCols
+	g.raw, g.b, g.bks, g.bps = Mat{}, s.floats, panelCols, b.Rows*panelCols
 	for from := 0; from < b.Cols; from += width {
 		to := min(from+width, b.Cols)
 		fillPanels(o, p, s.floats, b.ColRange(from, to))

@@ -120,7 +120,7 @@ func TestGemmHasTheSameBitsEverywhere(t *testing.T) {
 	for range 8 { // k in several passes
 		checkGemm(t, rng, 1+rng.IntN(30), 1+rng.IntN(70), blockK-2+rng.IntN(blockK), false)
 	}
-	for _, s := range [][3]int{{12, 256, 1030}, {1, 257, 700}, {2, 300, 513}, {3, 65, 600}, {250, 33, 20}, {490, 70, 10}, {100, 1100, 11}, {64, 96, 256}} {
+	for _, s := range [][3]int{{12, 256, 1030}, {1, 257, 700}, {2, 300, 513}, {3, 65, 600}, {250, 33, 20}, {490, 70, 10}, {131, 550, 300}, {100, 1100, 11}, {64, 96, 256}} {
 		checkGemm(t, rng, s[0], s[1], s[2], false)
 	}
 }

@@ -6,7 +6,7 @@ import "fmt"
 // instruction set at hand. Weights come as [n, k], a row per output.
 type PackedInt8 struct {
 	n, k int
-	data []int8  // pure Go: as given; AVX-512 VNNI: groups of four k, offset by 128
+	data []int8  // pure Go: as given; NEON: rows up to whole vectors; AVX-512 VNNI: groups of four k, offset by 128
 	wide []int16 // AVX2: groups of two k, widened
 }
 

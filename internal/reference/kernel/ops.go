@@ -4,10 +4,12 @@ package kernel
 // is built once and never changes; every function below that takes one runs on
 // it and no other, which is how the tests compare them in one process.
 type ops struct {
-	name string
+	name  string
+	tiles string // what block is made of
 
 	block func(t block)                                        // a piece of a float32 product
 	packT func(dst, src []float32, stride, rows, k, width int) // see packTGo
+	packN func(dst, src []float32, stride, cols, k, width int) // see packNGo
 
 	sum, max, maxAbs func(x []float32) float32
 	dot              func(x, y []float32) float32
@@ -36,17 +38,23 @@ type ops struct {
 	peakFlops float64          // of one round
 }
 
-// best is the fastest implementation this processor can run.
+// best is the implementation with the widest instructions this processor can
+// run; for float32 products see fastest.
 var best = available()[0]
 
 // Describe names the instruction sets in use: "avx512 (vnni)", "avx512",
-// "avx2" or "go".
+// "avx2", "neon (sdot)", "neon" or "go".
+// Float32 products may run on another of them, see Products.
 func Describe() string { return best.name }
+
+// Products names the instruction set that float32 products run on, the fastest
+// by a measurement at the first of them: "avx512", "avx2", "neon" or "go".
+func Products() string { return fastest().tiles }
 
 func goOps() *ops {
 	return &ops{
-		name:  "go",
-		block: blockGo, packT: packTGo,
+		name: "go", tiles: "go",
+		block: blockGo, packT: packTGo, packN: packNGo,
 		sum: sumGo, max: maxGo, maxAbs: maxAbsGo, dot: dotGo,
 		exp: expGo, sigmoid: sigmoidGo, silu: siluGo,
 		expSum: expSumGo, expSumOnly: expSumOnlyGo,

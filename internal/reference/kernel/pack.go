@@ -39,19 +39,24 @@ func (p *Packed) Cols() int { return p.cols }
 
 func packedSize(rows, cols int) int { return rows * panels(cols) * panelCols }
 
-// fillPanels packs b into dst: a transposed matrix panel by panel, another row
-// by row, either way reading long pieces.
+// fillPanels packs b into dst.
 func fillPanels(o *ops, p *Pool, dst []float32, b Mat) {
-	n, fill := b.Rows, copyRows
-	if b.T {
-		n, fill = panels(b.Cols), transposePanels
-	}
-	parts := min(p.Threads(), b.Rows*b.Cols>>15)
+	n := panels(b.Cols)
+	parts := min(p.idle(), b.Rows*b.Cols>>15, n)
 	if parts <= 1 {
-		fill(o, dst, b, 0, n)
+		fillRange(o, dst, b, 0, n)
 		return
 	}
-	p.Run(parts, func(i int) { fill(o, dst, b, i*n/parts, (i+1)*n/parts) })
+	p.Run(parts, func(i int) { fillRange(o, dst, b, i*n/parts, (i+1)*n/parts) })
+}
+
+// fillRange packs panels [from, to).
+func fillRange(o *ops, dst []float32, b Mat, from, to int) {
+	if b.T {
+		transposePanels(o, dst, b, from, to)
+	} else {
+		copyPanels(o, dst, b, from, to)
+	}
 }
 
 // transposePanels packs panels [from, to) of a transposed matrix.
@@ -67,15 +72,11 @@ func transposePanels(o *ops, dst []float32, b Mat, from, to int) {
 	}
 }
 
-// copyRows packs rows [from, to) of a matrix that is not transposed.
-func copyRows(_ *ops, dst []float32, b Mat, from, to int) {
+// copyPanels packs panels [from, to) of a matrix that is not transposed.
+func copyPanels(o *ops, dst []float32, b Mat, from, to int) {
 	size := b.Rows * panelCols
-	for k := from; k < to; k++ {
-		for j := 0; j < b.Cols; j += panelCols {
-			row := dst[j/panelCols*size+k*panelCols:][:panelCols]
-			n := copy(row, b.Data[k*b.Stride+j:][:min(panelCols, b.Cols-j)])
-			clear(row[n:])
-		}
+	for q := from; q < to && size > 0; q++ {
+		o.packN(dst[q*size:][:size], b.Data[q*panelCols:], b.Stride, min(panelCols, b.Cols-q*panelCols), b.Rows, panelCols)
 	}
 }
 
@@ -88,6 +89,16 @@ func packTGo(dst, src []float32, stride, rows, k, width int) {
 		for l, v := range src[i*stride:][:k] {
 			dst[l*width+i] = v
 		}
+	}
+}
+
+// packNGo sets dst[l*width+i] = src[l*stride+i] for l in [0, k), i in
+// [0, cols), and zero for i from cols to width. The assembly writes whole
+// vectors and needs packSlack as packTGo's does.
+func packNGo(dst, src []float32, stride, cols, k, width int) {
+	for l := range k {
+		row := dst[l*width:][:width]
+		clear(row[copy(row, src[l*stride:][:cols]):])
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -34,7 +35,9 @@ func TestBitsArePinned(t *testing.T) {
 	for i := range in {
 		in[i] = fill(77)
 	}
+	var names []string
 	for _, o := range available() {
+		names = append(names, o.name)
 		hash := sha256.New()
 		write := func(x []float32) {
 			for _, v := range x {
@@ -55,4 +58,5 @@ func TestBitsArePinned(t *testing.T) {
 			t.Errorf("%s: %s, want %s", o.name, got, pinned)
 		}
 	}
+	t.Logf("implementations: %s", strings.Join(names, ", "))
 }

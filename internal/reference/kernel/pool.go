@@ -54,6 +54,14 @@ func (p *Pool) Run(n int, f func(i int)) {
 	}
 }
 
+// idle is how many threads a call of Run could use now, the caller's included.
+func (p *Pool) idle() int {
+	if p == nil {
+		return 1
+	}
+	return 1 + int(p.spare.Load())
+}
+
 // borrow takes up to want idle threads.
 func (p *Pool) borrow(want int) int {
 	if p == nil || want <= 0 {

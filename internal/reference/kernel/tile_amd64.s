@@ -36,28 +36,20 @@ DATA tileMasks<>+120(SB)/4, $0x00000000
 DATA tileMasks<>+124(SB)/4, $0x00000000
 GLOBL tileMasks<>(SB), RODATA|NOPTR, $128
 
-// func tile1x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile1x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), CX
-	SHLQ  $0x02, CX
-	MOVQ  aks+16(FP), DX
-	SHLQ  $0x02, DX
-	MOVQ  bks+40(FP), SI
-	SHLQ  $0x02, SI
-	MOVQ  c+56(FP), DI
-	MOVQ  blocks+80(FP), R9
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, BX
-	BZHIQ CX, BX, BX
-	KMOVW BX, K1
-	SHRQ  $0x10, BX
-	KMOVW BX, K2
+// func tile1x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F
+TEXT ·tile1x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
+	SHLQ $0x02, CX
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ c+56(FP), SI
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), BX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VPXORD Z0, Z0, Z0
@@ -65,11 +57,150 @@ block:
 	JMP    ready
 
 fromC:
-	MOVQ      DI, R8
-	MOVQ      ldc+64(FP), R10
-	SHLQ      $0x02, R10
-	VMOVUPS.Z (R8), K1, Z0
-	VMOVUPS.Z 64(R8), K2, Z1
+	MOVQ    SI, DI
+	MOVQ    ldc+64(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+
+ready:
+	MOVQ    k+72(FP), DI
+	INCQ    DI
+	SHRQ    $0x01, DI
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VBROADCASTSS (AX), Z2
+	VFMADD231PS  (DX), Z2, Z0
+	VFMADD231PS  64(DX), Z2, Z1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+
+odd:
+	VBROADCASTSS (AX), Z2
+	VFMADD231PS  (DX), Z2, Z0
+	VFMADD231PS  64(DX), Z2, Z1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+	DECQ         DI
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (SI)
+	VMOVUPS      Z1, 64(SI)
+	ADDQ         AX, SI
+	MOVQ         abs+24(FP), DI
+	SHLQ         $0x02, DI
+	ADDQ         DI, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile1x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·tile1x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), AX
+	SHLQ  $0x02, AX
+	MOVQ  aks+16(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  bks+40(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  c+56(FP), SI
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, DX
+	BZHIQ AX, DX, DX
+	KMOVW DX, K1
+	SHRQ  $0x10, DX
+	KMOVW DX, K2
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	JMP    ready
+
+fromC:
+	MOVQ      SI, DI
+	MOVQ      ldc+64(FP), R8
+	SHLQ      $0x02, R8
+	VMOVUPS.Z (DI), K1, Z0
+	VMOVUPS.Z 64(DI), K2, Z1
+
+ready:
+	MOVQ    k+72(FP), DI
+	INCQ    DI
+	SHRQ    $0x01, DI
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VBROADCASTSS (AX), Z2
+	VMOVUPS.Z    (DX), K1, Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS.Z    64(DX), K2, Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+
+odd:
+	VBROADCASTSS (AX), Z2
+	VMOVUPS.Z    (DX), K1, Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS.Z    64(DX), K2, Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+	DECQ         DI
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, K1, (SI)
+	VMOVUPS      Z1, K2, 64(SI)
+	ADDQ         AX, SI
+	MOVQ         abs+24(FP), DI
+	SHLQ         $0x02, DI
+	ADDQ         DI, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile2x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F
+TEXT ·tile2x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	MOVQ bks+40(FP), SI
+	SHLQ $0x02, SI
+	MOVQ c+56(FP), DI
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	JMP    ready
+
+fromC:
+	MOVQ    DI, R8
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	ADDQ    R9, R8
+	VMOVUPS (R8), Z2
+	VMOVUPS 64(R8), Z3
 
 ready:
 	MOVQ    k+72(FP), R8
@@ -79,58 +210,66 @@ ready:
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Z2
-	VMOVUPS.Z    (BX), K1, Z3
-	VFMADD231PS  Z3, Z2, Z0
-	VMOVUPS.Z    64(BX), K2, Z3
-	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         DX, CX
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	VBROADCASTSS (AX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (AX)(CX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 
 odd:
-	VBROADCASTSS (CX), Z2
-	VMOVUPS.Z    (BX), K1, Z3
-	VFMADD231PS  Z3, Z2, Z0
-	VMOVUPS.Z    64(BX), K2, Z3
-	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         DX, CX
+	VMOVUPS      (BX), Z4
+	VMOVUPS      64(BX), Z5
+	VBROADCASTSS (AX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (AX)(CX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, K1, (DI)
-	VMOVUPS      Z1, K2, 64(DI)
-	ADDQ         CX, DI
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Z2, (DI)
+	VMOVUPS      Z3, 64(DI)
+	ADDQ         AX, DI
 	MOVQ         abs+24(FP), R8
-	LEAQ         (AX)(R8*4), AX
-	DECQ         R9
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile2x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile2x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·tile2x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
+TEXT ·tile2x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
 	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  bks+40(FP), DI
-	SHLQ  $0x02, DI
-	MOVQ  c+56(FP), R8
-	MOVQ  blocks+80(FP), R10
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, SI
-	BZHIQ CX, SI, SI
-	KMOVW SI, K1
-	SHRQ  $0x10, SI
-	KMOVW SI, K2
+	MOVQ  bks+40(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  c+56(FP), DI
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, BX
+	BZHIQ AX, BX, BX
+	KMOVW BX, K1
+	SHRQ  $0x10, BX
+	KMOVW BX, K2
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), SI
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VPXORD Z0, Z0, Z0
@@ -140,83 +279,272 @@ block:
 	JMP    ready
 
 fromC:
-	MOVQ      R8, R9
-	MOVQ      ldc+64(FP), R11
-	SHLQ      $0x02, R11
-	VMOVUPS.Z (R9), K1, Z0
-	VMOVUPS.Z 64(R9), K2, Z1
-	ADDQ      R11, R9
-	VMOVUPS.Z (R9), K1, Z2
-	VMOVUPS.Z 64(R9), K2, Z3
+	MOVQ      DI, R8
+	MOVQ      ldc+64(FP), R9
+	SHLQ      $0x02, R9
+	VMOVUPS.Z (R8), K1, Z0
+	VMOVUPS.Z 64(R8), K2, Z1
+	ADDQ      R9, R8
+	VMOVUPS.Z (R8), K1, Z2
+	VMOVUPS.Z 64(R8), K2, Z3
 
 ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
 	JCC     odd
 	PCALIGN $0x40
 
 even:
-	VMOVUPS.Z    (SI), K1, Z4
-	VMOVUPS.Z    64(SI), K2, Z5
-	VBROADCASTSS (CX), Z6
+	VMOVUPS.Z    (BX), K1, Z4
+	VMOVUPS.Z    64(BX), K2, Z5
+	VBROADCASTSS (AX), Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (CX)(DX*1), Z6
+	VBROADCASTSS (AX)(CX*1), Z6
 	VFMADD231PS  Z4, Z6, Z2
 	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         BX, CX
-	ADDQ         DI, SI
+	ADDQ         DX, AX
+	ADDQ         SI, BX
 
 odd:
-	VMOVUPS.Z    (SI), K1, Z4
-	VMOVUPS.Z    64(SI), K2, Z5
-	VBROADCASTSS (CX), Z6
+	VMOVUPS.Z    (BX), K1, Z4
+	VMOVUPS.Z    64(BX), K2, Z5
+	VBROADCASTSS (AX), Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (CX)(DX*1), Z6
+	VBROADCASTSS (AX)(CX*1), Z6
 	VFMADD231PS  Z4, Z6, Z2
 	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R9
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, K1, (R8)
-	VMOVUPS      Z1, K2, 64(R8)
-	ADDQ         CX, R8
-	VMOVUPS      Z2, K1, (R8)
-	VMOVUPS      Z3, K2, 64(R8)
-	ADDQ         CX, R8
-	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, K1, (DI)
+	VMOVUPS      Z1, K2, 64(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Z2, K1, (DI)
+	VMOVUPS      Z3, K2, 64(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile3x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·tile3x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
-	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  bks+40(FP), DI
-	SHLQ  $0x02, DI
-	MOVQ  c+56(FP), R8
-	MOVQ  blocks+80(FP), R10
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, SI
-	BZHIQ CX, SI, SI
-	KMOVW SI, K1
-	SHRQ  $0x10, SI
-	KMOVW SI, K2
+// func tile3x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F
+TEXT ·tile3x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	MOVQ bks+40(FP), SI
+	SHLQ $0x02, SI
+	MOVQ c+56(FP), DI
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	JMP    ready
+
+fromC:
+	MOVQ    DI, R8
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	ADDQ    R9, R8
+	VMOVUPS (R8), Z2
+	VMOVUPS 64(R8), Z3
+	ADDQ    R9, R8
+	VMOVUPS (R8), Z4
+	VMOVUPS 64(R8), Z5
+
+ready:
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	VBROADCASTSS (AX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (AX)(CX*1), Z8
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VBROADCASTSS (AX)(CX*2), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+
+odd:
+	VMOVUPS      (BX), Z6
+	VMOVUPS      64(BX), Z7
+	VBROADCASTSS (AX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (AX)(CX*1), Z8
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VBROADCASTSS (AX)(CX*2), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R8
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Z2, (DI)
+	VMOVUPS      Z3, 64(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile3x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·tile3x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
+	SHLQ  $0x02, DX
+	MOVQ  bks+40(FP), SI
+	SHLQ  $0x02, SI
+	MOVQ  c+56(FP), DI
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, BX
+	BZHIQ AX, BX, BX
+	KMOVW BX, K1
+	SHRQ  $0x10, BX
+	KMOVW BX, K2
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	JMP    ready
+
+fromC:
+	MOVQ      DI, R8
+	MOVQ      ldc+64(FP), R9
+	SHLQ      $0x02, R9
+	VMOVUPS.Z (R8), K1, Z0
+	VMOVUPS.Z 64(R8), K2, Z1
+	ADDQ      R9, R8
+	VMOVUPS.Z (R8), K1, Z2
+	VMOVUPS.Z 64(R8), K2, Z3
+	ADDQ      R9, R8
+	VMOVUPS.Z (R8), K1, Z4
+	VMOVUPS.Z 64(R8), K2, Z5
+
+ready:
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VMOVUPS.Z    (BX), K1, Z6
+	VMOVUPS.Z    64(BX), K2, Z7
+	VBROADCASTSS (AX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (AX)(CX*1), Z8
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VBROADCASTSS (AX)(CX*2), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+
+odd:
+	VMOVUPS.Z    (BX), K1, Z6
+	VMOVUPS.Z    64(BX), K2, Z7
+	VBROADCASTSS (AX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (AX)(CX*1), Z8
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VBROADCASTSS (AX)(CX*2), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R8
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, K1, (DI)
+	VMOVUPS      Z1, K2, 64(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Z2, K1, (DI)
+	VMOVUPS      Z3, K2, 64(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Z4, K1, (DI)
+	VMOVUPS      Z5, K2, 64(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile4x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile4x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	MOVQ bks+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ c+56(FP), R8
+	MOVQ next+104(FP), R10
+
+block:
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), SI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -226,6 +554,145 @@ block:
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	JMP    ready
+
+fromC:
+	MOVQ    R8, R9
+	MOVQ    ldc+64(FP), R11
+	SHLQ    $0x02, R11
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	ADDQ    R11, R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	ADDQ    R11, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	ADDQ    R11, R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+
+ready:
+	MOVQ       ldc+64(FP), R11
+	SHLQ       $0x02, R11
+	IMUL3Q     $0x04, R11, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS      (SI), Z8
+	VMOVUPS      64(SI), Z9
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (AX)(CX*1), Z10
+	VFMADD231PS  Z8, Z10, Z2
+	VFMADD231PS  Z9, Z10, Z3
+	VBROADCASTSS (AX)(CX*2), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSS (AX)(BX*1), Z10
+	VFMADD231PS  Z8, Z10, Z6
+	VFMADD231PS  Z9, Z10, Z7
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+
+odd:
+	VMOVUPS      (SI), Z8
+	VMOVUPS      64(SI), Z9
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (AX)(CX*1), Z10
+	VFMADD231PS  Z8, Z10, Z2
+	VFMADD231PS  Z9, Z10, Z3
+	VBROADCASTSS (AX)(CX*2), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSS (AX)(BX*1), Z10
+	VFMADD231PS  Z8, Z10, Z6
+	VFMADD231PS  Z9, Z10, Z7
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+	DECQ         R9
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R8)
+	VMOVUPS      Z1, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z2, (R8)
+	VMOVUPS      Z3, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z4, (R8)
+	VMOVUPS      Z5, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z6, (R8)
+	VMOVUPS      Z7, 64(R8)
+	ADDQ         AX, R8
+	MOVQ         abs+24(FP), R9
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile4x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·tile4x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (CX)(CX*2), BX
+	MOVQ  bks+40(FP), DI
+	SHLQ  $0x02, DI
+	MOVQ  c+56(FP), R8
+	MOVQ  next+104(FP), R10
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, SI
+	BZHIQ AX, SI, SI
+	KMOVW SI, K1
+	SHRQ  $0x10, SI
+	KMOVW SI, K2
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), SI
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
 	JMP    ready
 
 fromC:
@@ -240,85 +707,415 @@ fromC:
 	ADDQ      R11, R9
 	VMOVUPS.Z (R9), K1, Z4
 	VMOVUPS.Z 64(R9), K2, Z5
+	ADDQ      R11, R9
+	VMOVUPS.Z (R9), K1, Z6
+	VMOVUPS.Z 64(R9), K2, Z7
 
 ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
-	JCC     odd
-	PCALIGN $0x40
+	MOVQ       ldc+64(FP), R11
+	SHLQ       $0x02, R11
+	IMUL3Q     $0x04, R11, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
+	JCC        odd
+	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (SI), K1, Z6
-	VMOVUPS.Z    64(SI), K2, Z7
-	VBROADCASTSS (CX), Z8
-	VFMADD231PS  Z6, Z8, Z0
-	VFMADD231PS  Z7, Z8, Z1
-	VBROADCASTSS (CX)(DX*1), Z8
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	VBROADCASTSS (CX)(DX*2), Z8
-	VFMADD231PS  Z6, Z8, Z4
-	VFMADD231PS  Z7, Z8, Z5
-	ADDQ         BX, CX
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS.Z    (SI), K1, Z8
+	VMOVUPS.Z    64(SI), K2, Z9
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (AX)(CX*1), Z10
+	VFMADD231PS  Z8, Z10, Z2
+	VFMADD231PS  Z9, Z10, Z3
+	VBROADCASTSS (AX)(CX*2), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSS (AX)(BX*1), Z10
+	VFMADD231PS  Z8, Z10, Z6
+	VFMADD231PS  Z9, Z10, Z7
+	ADDQ         DX, AX
 	ADDQ         DI, SI
 
 odd:
-	VMOVUPS.Z    (SI), K1, Z6
-	VMOVUPS.Z    64(SI), K2, Z7
-	VBROADCASTSS (CX), Z8
-	VFMADD231PS  Z6, Z8, Z0
-	VFMADD231PS  Z7, Z8, Z1
-	VBROADCASTSS (CX)(DX*1), Z8
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	VBROADCASTSS (CX)(DX*2), Z8
-	VFMADD231PS  Z6, Z8, Z4
-	VFMADD231PS  Z7, Z8, Z5
-	ADDQ         BX, CX
+	VMOVUPS.Z    (SI), K1, Z8
+	VMOVUPS.Z    64(SI), K2, Z9
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (AX)(CX*1), Z10
+	VFMADD231PS  Z8, Z10, Z2
+	VFMADD231PS  Z9, Z10, Z3
+	VBROADCASTSS (AX)(CX*2), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSS (AX)(BX*1), Z10
+	VFMADD231PS  Z8, Z10, Z6
+	VFMADD231PS  Z9, Z10, Z7
+	ADDQ         DX, AX
 	ADDQ         DI, SI
 	DECQ         R9
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Z0, K1, (R8)
 	VMOVUPS      Z1, K2, 64(R8)
-	ADDQ         CX, R8
+	ADDQ         AX, R8
 	VMOVUPS      Z2, K1, (R8)
 	VMOVUPS      Z3, K2, 64(R8)
-	ADDQ         CX, R8
+	ADDQ         AX, R8
 	VMOVUPS      Z4, K1, (R8)
 	VMOVUPS      Z5, K2, 64(R8)
-	ADDQ         CX, R8
+	ADDQ         AX, R8
+	VMOVUPS      Z6, K1, (R8)
+	VMOVUPS      Z7, K2, 64(R8)
+	ADDQ         AX, R8
 	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile4x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile4x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
-	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	MOVQ  bks+40(FP), R8
-	SHLQ  $0x02, R8
-	MOVQ  c+56(FP), R9
-	MOVQ  blocks+80(FP), R11
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, DI
-	BZHIQ CX, DI, DI
-	KMOVW DI, K1
-	SHRQ  $0x10, DI
-	KMOVW DI, K2
+// func tile5x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile5x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	MOVQ bks+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ c+56(FP), R8
+	MOVQ next+104(FP), R10
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), SI
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	JMP    ready
+
+fromC:
+	MOVQ    R8, R9
+	MOVQ    ldc+64(FP), R11
+	SHLQ    $0x02, R11
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	ADDQ    R11, R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	ADDQ    R11, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	ADDQ    R11, R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+	ADDQ    R11, R9
+	VMOVUPS (R9), Z8
+	VMOVUPS 64(R9), Z9
+
+ready:
+	MOVQ       ldc+64(FP), R11
+	SHLQ       $0x02, R11
+	IMUL3Q     $0x05, R11, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS (AX)(CX*1), Z12
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (AX)(CX*2), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (AX)(BX*1), Z12
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	VBROADCASTSS (AX)(CX*4), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+
+odd:
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS (AX)(CX*1), Z12
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (AX)(CX*2), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (AX)(BX*1), Z12
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	VBROADCASTSS (AX)(CX*4), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+	DECQ         R9
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R8)
+	VMOVUPS      Z1, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z2, (R8)
+	VMOVUPS      Z3, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z4, (R8)
+	VMOVUPS      Z5, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z6, (R8)
+	VMOVUPS      Z7, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z8, (R8)
+	VMOVUPS      Z9, 64(R8)
+	ADDQ         AX, R8
+	MOVQ         abs+24(FP), R9
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile5x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·tile5x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (CX)(CX*2), BX
+	MOVQ  bks+40(FP), DI
+	SHLQ  $0x02, DI
+	MOVQ  c+56(FP), R8
+	MOVQ  next+104(FP), R10
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, SI
+	BZHIQ AX, SI, SI
+	KMOVW SI, K1
+	SHRQ  $0x10, SI
+	KMOVW SI, K2
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), SI
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	JMP    ready
+
+fromC:
+	MOVQ      R8, R9
+	MOVQ      ldc+64(FP), R11
+	SHLQ      $0x02, R11
+	VMOVUPS.Z (R9), K1, Z0
+	VMOVUPS.Z 64(R9), K2, Z1
+	ADDQ      R11, R9
+	VMOVUPS.Z (R9), K1, Z2
+	VMOVUPS.Z 64(R9), K2, Z3
+	ADDQ      R11, R9
+	VMOVUPS.Z (R9), K1, Z4
+	VMOVUPS.Z 64(R9), K2, Z5
+	ADDQ      R11, R9
+	VMOVUPS.Z (R9), K1, Z6
+	VMOVUPS.Z 64(R9), K2, Z7
+	ADDQ      R11, R9
+	VMOVUPS.Z (R9), K1, Z8
+	VMOVUPS.Z 64(R9), K2, Z9
+
+ready:
+	MOVQ       ldc+64(FP), R11
+	SHLQ       $0x02, R11
+	IMUL3Q     $0x05, R11, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS.Z    (SI), K1, Z10
+	VMOVUPS.Z    64(SI), K2, Z11
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS (AX)(CX*1), Z12
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (AX)(CX*2), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (AX)(BX*1), Z12
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	VBROADCASTSS (AX)(CX*4), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+
+odd:
+	VMOVUPS.Z    (SI), K1, Z10
+	VMOVUPS.Z    64(SI), K2, Z11
+	PREFETCHT0   (SI)(DI*8)
+	PREFETCHT0   64(SI)(DI*8)
+	VBROADCASTSS (AX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS (AX)(CX*1), Z12
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (AX)(CX*2), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (AX)(BX*1), Z12
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	VBROADCASTSS (AX)(CX*4), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+	DECQ         R9
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, K1, (R8)
+	VMOVUPS      Z1, K2, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z2, K1, (R8)
+	VMOVUPS      Z3, K2, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z4, K1, (R8)
+	VMOVUPS      Z5, K2, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z6, K1, (R8)
+	VMOVUPS      Z7, K2, 64(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z8, K1, (R8)
+	VMOVUPS      Z9, K2, 64(R8)
+	ADDQ         AX, R8
+	MOVQ         abs+24(FP), R9
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile6x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile6x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
+	MOVQ bks+40(FP), R8
+	SHLQ $0x02, R8
+	MOVQ c+56(FP), R9
+	MOVQ next+104(FP), R11
+
+block:
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), DI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -330,29 +1127,45 @@ block:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
 	JMP    ready
 
 fromC:
-	MOVQ      R9, R10
-	MOVQ      ldc+64(FP), R12
-	SHLQ      $0x02, R12
-	VMOVUPS.Z (R10), K1, Z0
-	VMOVUPS.Z 64(R10), K2, Z1
-	ADDQ      R12, R10
-	VMOVUPS.Z (R10), K1, Z2
-	VMOVUPS.Z 64(R10), K2, Z3
-	ADDQ      R12, R10
-	VMOVUPS.Z (R10), K1, Z4
-	VMOVUPS.Z 64(R10), K2, Z5
-	ADDQ      R12, R10
-	VMOVUPS.Z (R10), K1, Z6
-	VMOVUPS.Z 64(R10), K2, Z7
+	MOVQ    R9, R10
+	MOVQ    ldc+64(FP), R12
+	SHLQ    $0x02, R12
+	VMOVUPS (R10), Z0
+	VMOVUPS 64(R10), Z1
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z2
+	VMOVUPS 64(R10), Z3
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z4
+	VMOVUPS 64(R10), Z5
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z6
+	VMOVUPS 64(R10), Z7
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z8
+	VMOVUPS 64(R10), Z9
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z10
+	VMOVUPS 64(R10), Z11
 
 ready:
 	MOVQ       ldc+64(FP), R12
 	SHLQ       $0x02, R12
-	IMUL3Q     $0x04, R12, R10
+	IMUL3Q     $0x06, R12, R10
 	ADDQ       R9, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       R12, R10
@@ -371,89 +1184,110 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (DI), K1, Z8
-	VMOVUPS.Z    64(DI), K2, Z9
+	PREFETCHT1   (R11)
+	ADDQ         step+112(FP), R11
+	VMOVUPS      (DI), Z12
+	VMOVUPS      64(DI), Z13
 	PREFETCHT0   (DI)(R8*8)
 	PREFETCHT0   64(DI)(R8*8)
-	VBROADCASTSS (CX), Z10
-	VFMADD231PS  Z8, Z10, Z0
-	VFMADD231PS  Z9, Z10, Z1
-	VBROADCASTSS (CX)(DX*1), Z10
-	VFMADD231PS  Z8, Z10, Z2
-	VFMADD231PS  Z9, Z10, Z3
-	VBROADCASTSS (CX)(DX*2), Z10
-	VFMADD231PS  Z8, Z10, Z4
-	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSS (CX)(SI*1), Z10
-	VFMADD231PS  Z8, Z10, Z6
-	VFMADD231PS  Z9, Z10, Z7
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS (AX)(CX*1), Z14
+	VFMADD231PS  Z12, Z14, Z2
+	VFMADD231PS  Z13, Z14, Z3
+	VBROADCASTSS (AX)(CX*2), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSS (AX)(BX*1), Z14
+	VFMADD231PS  Z12, Z14, Z6
+	VFMADD231PS  Z13, Z14, Z7
+	VBROADCASTSS (AX)(CX*4), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS (AX)(SI*1), Z14
+	VFMADD231PS  Z12, Z14, Z10
+	VFMADD231PS  Z13, Z14, Z11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 
 odd:
-	VMOVUPS.Z    (DI), K1, Z8
-	VMOVUPS.Z    64(DI), K2, Z9
+	VMOVUPS      (DI), Z12
+	VMOVUPS      64(DI), Z13
 	PREFETCHT0   (DI)(R8*8)
 	PREFETCHT0   64(DI)(R8*8)
-	VBROADCASTSS (CX), Z10
-	VFMADD231PS  Z8, Z10, Z0
-	VFMADD231PS  Z9, Z10, Z1
-	VBROADCASTSS (CX)(DX*1), Z10
-	VFMADD231PS  Z8, Z10, Z2
-	VFMADD231PS  Z9, Z10, Z3
-	VBROADCASTSS (CX)(DX*2), Z10
-	VFMADD231PS  Z8, Z10, Z4
-	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSS (CX)(SI*1), Z10
-	VFMADD231PS  Z8, Z10, Z6
-	VFMADD231PS  Z9, Z10, Z7
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS (AX)(CX*1), Z14
+	VFMADD231PS  Z12, Z14, Z2
+	VFMADD231PS  Z13, Z14, Z3
+	VBROADCASTSS (AX)(CX*2), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSS (AX)(BX*1), Z14
+	VFMADD231PS  Z12, Z14, Z6
+	VFMADD231PS  Z13, Z14, Z7
+	VBROADCASTSS (AX)(CX*4), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS (AX)(SI*1), Z14
+	VFMADD231PS  Z12, Z14, Z10
+	VFMADD231PS  Z13, Z14, Z11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 	DECQ         R10
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, K1, (R9)
-	VMOVUPS      Z1, K2, 64(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Z2, K1, (R9)
-	VMOVUPS      Z3, K2, 64(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Z4, K1, (R9)
-	VMOVUPS      Z5, K2, 64(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Z6, K1, (R9)
-	VMOVUPS      Z7, K2, 64(R9)
-	ADDQ         CX, R9
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R9)
+	VMOVUPS      Z1, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z2, (R9)
+	VMOVUPS      Z3, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z4, (R9)
+	VMOVUPS      Z5, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z6, (R9)
+	VMOVUPS      Z7, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z8, (R9)
+	VMOVUPS      Z9, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z10, (R9)
+	VMOVUPS      Z11, 64(R9)
+	ADDQ         AX, R9
 	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	SHLQ         $0x02, R10
+	ADDQ         R10, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile5x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile6x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile5x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
+TEXT ·tile6x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
 	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
+	LEAQ  (CX)(CX*2), BX
+	LEAQ  (BX)(CX*2), SI
 	MOVQ  bks+40(FP), R8
 	SHLQ  $0x02, R8
 	MOVQ  c+56(FP), R9
-	MOVQ  blocks+80(FP), R11
-	MOVQ  cols+88(FP), CX
+	MOVQ  next+104(FP), R11
+	MOVQ  cols+88(FP), AX
 	MOVQ  $-1, DI
-	BZHIQ CX, DI, DI
+	BZHIQ AX, DI, DI
 	KMOVW DI, K1
 	SHRQ  $0x10, DI
 	KMOVW DI, K2
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), DI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -467,6 +1301,8 @@ block:
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
 	JMP    ready
 
 fromC:
@@ -487,12 +1323,18 @@ fromC:
 	ADDQ      R12, R10
 	VMOVUPS.Z (R10), K1, Z8
 	VMOVUPS.Z 64(R10), K2, Z9
+	ADDQ      R12, R10
+	VMOVUPS.Z (R10), K1, Z10
+	VMOVUPS.Z 64(R10), K2, Z11
 
 ready:
 	MOVQ       ldc+64(FP), R12
 	SHLQ       $0x02, R12
-	IMUL3Q     $0x05, R12, R10
+	IMUL3Q     $0x06, R12, R10
 	ADDQ       R9, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
 	PREFETCHT0 (R10)
 	PREFETCHT0 64(R10)
 	ADDQ       R12, R10
@@ -514,99 +1356,477 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (DI), K1, Z10
-	VMOVUPS.Z    64(DI), K2, Z11
+	PREFETCHT1   (R11)
+	ADDQ         step+112(FP), R11
+	VMOVUPS.Z    (DI), K1, Z12
+	VMOVUPS.Z    64(DI), K2, Z13
 	PREFETCHT0   (DI)(R8*8)
 	PREFETCHT0   64(DI)(R8*8)
-	VBROADCASTSS (CX), Z12
-	VFMADD231PS  Z10, Z12, Z0
-	VFMADD231PS  Z11, Z12, Z1
-	VBROADCASTSS (CX)(DX*1), Z12
-	VFMADD231PS  Z10, Z12, Z2
-	VFMADD231PS  Z11, Z12, Z3
-	VBROADCASTSS (CX)(DX*2), Z12
-	VFMADD231PS  Z10, Z12, Z4
-	VFMADD231PS  Z11, Z12, Z5
-	VBROADCASTSS (CX)(SI*1), Z12
-	VFMADD231PS  Z10, Z12, Z6
-	VFMADD231PS  Z11, Z12, Z7
-	VBROADCASTSS (CX)(DX*4), Z12
-	VFMADD231PS  Z10, Z12, Z8
-	VFMADD231PS  Z11, Z12, Z9
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS (AX)(CX*1), Z14
+	VFMADD231PS  Z12, Z14, Z2
+	VFMADD231PS  Z13, Z14, Z3
+	VBROADCASTSS (AX)(CX*2), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSS (AX)(BX*1), Z14
+	VFMADD231PS  Z12, Z14, Z6
+	VFMADD231PS  Z13, Z14, Z7
+	VBROADCASTSS (AX)(CX*4), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS (AX)(SI*1), Z14
+	VFMADD231PS  Z12, Z14, Z10
+	VFMADD231PS  Z13, Z14, Z11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 
 odd:
-	VMOVUPS.Z    (DI), K1, Z10
-	VMOVUPS.Z    64(DI), K2, Z11
+	VMOVUPS.Z    (DI), K1, Z12
+	VMOVUPS.Z    64(DI), K2, Z13
 	PREFETCHT0   (DI)(R8*8)
 	PREFETCHT0   64(DI)(R8*8)
-	VBROADCASTSS (CX), Z12
-	VFMADD231PS  Z10, Z12, Z0
-	VFMADD231PS  Z11, Z12, Z1
-	VBROADCASTSS (CX)(DX*1), Z12
-	VFMADD231PS  Z10, Z12, Z2
-	VFMADD231PS  Z11, Z12, Z3
-	VBROADCASTSS (CX)(DX*2), Z12
-	VFMADD231PS  Z10, Z12, Z4
-	VFMADD231PS  Z11, Z12, Z5
-	VBROADCASTSS (CX)(SI*1), Z12
-	VFMADD231PS  Z10, Z12, Z6
-	VFMADD231PS  Z11, Z12, Z7
-	VBROADCASTSS (CX)(DX*4), Z12
-	VFMADD231PS  Z10, Z12, Z8
-	VFMADD231PS  Z11, Z12, Z9
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS (AX)(CX*1), Z14
+	VFMADD231PS  Z12, Z14, Z2
+	VFMADD231PS  Z13, Z14, Z3
+	VBROADCASTSS (AX)(CX*2), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSS (AX)(BX*1), Z14
+	VFMADD231PS  Z12, Z14, Z6
+	VFMADD231PS  Z13, Z14, Z7
+	VBROADCASTSS (AX)(CX*4), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS (AX)(SI*1), Z14
+	VFMADD231PS  Z12, Z14, Z10
+	VFMADD231PS  Z13, Z14, Z11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 	DECQ         R10
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Z0, K1, (R9)
 	VMOVUPS      Z1, K2, 64(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Z2, K1, (R9)
 	VMOVUPS      Z3, K2, 64(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Z4, K1, (R9)
 	VMOVUPS      Z5, K2, 64(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Z6, K1, (R9)
 	VMOVUPS      Z7, K2, 64(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Z8, K1, (R9)
 	VMOVUPS      Z9, K2, 64(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         AX, R9
 	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	SHLQ         $0x02, R10
+	ADDQ         R10, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile6x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile6x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
-	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	LEAQ  (SI)(DX*2), DI
-	MOVQ  bks+40(FP), R9
-	SHLQ  $0x02, R9
-	MOVQ  c+56(FP), R10
-	MOVQ  blocks+80(FP), R12
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, R8
-	BZHIQ CX, R8, R8
-	KMOVW R8, K1
-	SHRQ  $0x10, R8
-	KMOVW R8, K2
+// func tile7x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile7x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
+	MOVQ bks+40(FP), R8
+	SHLQ $0x02, R8
+	MOVQ c+56(FP), R9
+	MOVQ next+104(FP), R11
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DI
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	JMP    ready
+
+fromC:
+	MOVQ    R9, R10
+	MOVQ    ldc+64(FP), R12
+	SHLQ    $0x02, R12
+	VMOVUPS (R10), Z0
+	VMOVUPS 64(R10), Z1
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z2
+	VMOVUPS 64(R10), Z3
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z4
+	VMOVUPS 64(R10), Z5
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z6
+	VMOVUPS 64(R10), Z7
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z8
+	VMOVUPS 64(R10), Z9
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z10
+	VMOVUPS 64(R10), Z11
+	ADDQ    R12, R10
+	VMOVUPS (R10), Z12
+	VMOVUPS 64(R10), Z13
+
+ready:
+	MOVQ       ldc+64(FP), R12
+	SHLQ       $0x02, R12
+	IMUL3Q     $0x07, R12, R10
+	ADDQ       R9, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	MOVQ       k+72(FP), R10
+	INCQ       R10
+	SHRQ       $0x01, R10
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R11)
+	ADDQ         step+112(FP), R11
+	VMOVUPS      (DI), Z14
+	VMOVUPS      64(DI), Z15
+	PREFETCHT0   (DI)(R8*8)
+	PREFETCHT0   64(DI)(R8*8)
+	VBROADCASTSS (AX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS (AX)(CX*1), Z16
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS (AX)(CX*2), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSS (AX)(BX*1), Z16
+	VFMADD231PS  Z14, Z16, Z6
+	VFMADD231PS  Z15, Z16, Z7
+	VBROADCASTSS (AX)(CX*4), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS (AX)(SI*1), Z16
+	VFMADD231PS  Z14, Z16, Z10
+	VFMADD231PS  Z15, Z16, Z11
+	VBROADCASTSS (AX)(BX*2), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         DX, AX
+	ADDQ         R8, DI
+
+odd:
+	VMOVUPS      (DI), Z14
+	VMOVUPS      64(DI), Z15
+	PREFETCHT0   (DI)(R8*8)
+	PREFETCHT0   64(DI)(R8*8)
+	VBROADCASTSS (AX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS (AX)(CX*1), Z16
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS (AX)(CX*2), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSS (AX)(BX*1), Z16
+	VFMADD231PS  Z14, Z16, Z6
+	VFMADD231PS  Z15, Z16, Z7
+	VBROADCASTSS (AX)(CX*4), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS (AX)(SI*1), Z16
+	VFMADD231PS  Z14, Z16, Z10
+	VFMADD231PS  Z15, Z16, Z11
+	VBROADCASTSS (AX)(BX*2), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         DX, AX
+	ADDQ         R8, DI
+	DECQ         R10
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R9)
+	VMOVUPS      Z1, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z2, (R9)
+	VMOVUPS      Z3, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z4, (R9)
+	VMOVUPS      Z5, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z6, (R9)
+	VMOVUPS      Z7, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z8, (R9)
+	VMOVUPS      Z9, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z10, (R9)
+	VMOVUPS      Z11, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z12, (R9)
+	VMOVUPS      Z13, 64(R9)
+	ADDQ         AX, R9
+	MOVQ         abs+24(FP), R10
+	SHLQ         $0x02, R10
+	ADDQ         R10, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile7x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·tile7x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (CX)(CX*2), BX
+	LEAQ  (BX)(CX*2), SI
+	MOVQ  bks+40(FP), R8
+	SHLQ  $0x02, R8
+	MOVQ  c+56(FP), R9
+	MOVQ  next+104(FP), R11
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, DI
+	BZHIQ AX, DI, DI
+	KMOVW DI, K1
+	SHRQ  $0x10, DI
+	KMOVW DI, K2
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DI
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	JMP    ready
+
+fromC:
+	MOVQ      R9, R10
+	MOVQ      ldc+64(FP), R12
+	SHLQ      $0x02, R12
+	VMOVUPS.Z (R10), K1, Z0
+	VMOVUPS.Z 64(R10), K2, Z1
+	ADDQ      R12, R10
+	VMOVUPS.Z (R10), K1, Z2
+	VMOVUPS.Z 64(R10), K2, Z3
+	ADDQ      R12, R10
+	VMOVUPS.Z (R10), K1, Z4
+	VMOVUPS.Z 64(R10), K2, Z5
+	ADDQ      R12, R10
+	VMOVUPS.Z (R10), K1, Z6
+	VMOVUPS.Z 64(R10), K2, Z7
+	ADDQ      R12, R10
+	VMOVUPS.Z (R10), K1, Z8
+	VMOVUPS.Z 64(R10), K2, Z9
+	ADDQ      R12, R10
+	VMOVUPS.Z (R10), K1, Z10
+	VMOVUPS.Z 64(R10), K2, Z11
+	ADDQ      R12, R10
+	VMOVUPS.Z (R10), K1, Z12
+	VMOVUPS.Z 64(R10), K2, Z13
+
+ready:
+	MOVQ       ldc+64(FP), R12
+	SHLQ       $0x02, R12
+	IMUL3Q     $0x07, R12, R10
+	ADDQ       R9, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	ADDQ       R12, R10
+	PREFETCHT0 (R10)
+	PREFETCHT0 64(R10)
+	MOVQ       k+72(FP), R10
+	INCQ       R10
+	SHRQ       $0x01, R10
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R11)
+	ADDQ         step+112(FP), R11
+	VMOVUPS.Z    (DI), K1, Z14
+	VMOVUPS.Z    64(DI), K2, Z15
+	PREFETCHT0   (DI)(R8*8)
+	PREFETCHT0   64(DI)(R8*8)
+	VBROADCASTSS (AX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS (AX)(CX*1), Z16
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS (AX)(CX*2), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSS (AX)(BX*1), Z16
+	VFMADD231PS  Z14, Z16, Z6
+	VFMADD231PS  Z15, Z16, Z7
+	VBROADCASTSS (AX)(CX*4), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS (AX)(SI*1), Z16
+	VFMADD231PS  Z14, Z16, Z10
+	VFMADD231PS  Z15, Z16, Z11
+	VBROADCASTSS (AX)(BX*2), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         DX, AX
+	ADDQ         R8, DI
+
+odd:
+	VMOVUPS.Z    (DI), K1, Z14
+	VMOVUPS.Z    64(DI), K2, Z15
+	PREFETCHT0   (DI)(R8*8)
+	PREFETCHT0   64(DI)(R8*8)
+	VBROADCASTSS (AX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS (AX)(CX*1), Z16
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS (AX)(CX*2), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSS (AX)(BX*1), Z16
+	VFMADD231PS  Z14, Z16, Z6
+	VFMADD231PS  Z15, Z16, Z7
+	VBROADCASTSS (AX)(CX*4), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS (AX)(SI*1), Z16
+	VFMADD231PS  Z14, Z16, Z10
+	VFMADD231PS  Z15, Z16, Z11
+	VBROADCASTSS (AX)(BX*2), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         DX, AX
+	ADDQ         R8, DI
+	DECQ         R10
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         AX, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         AX, R9
+	MOVQ         abs+24(FP), R10
+	SHLQ         $0x02, R10
+	ADDQ         R10, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile8x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile8x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
+	LEAQ (SI)(CX*2), DI
+	MOVQ bks+40(FP), R9
+	SHLQ $0x02, R9
+	MOVQ c+56(FP), R10
+	MOVQ next+104(FP), R12
+
+block:
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), R8
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -622,35 +1842,51 @@ block:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
 	JMP    ready
 
 fromC:
-	MOVQ      R10, R11
-	MOVQ      ldc+64(FP), R13
-	SHLQ      $0x02, R13
-	VMOVUPS.Z (R11), K1, Z0
-	VMOVUPS.Z 64(R11), K2, Z1
-	ADDQ      R13, R11
-	VMOVUPS.Z (R11), K1, Z2
-	VMOVUPS.Z 64(R11), K2, Z3
-	ADDQ      R13, R11
-	VMOVUPS.Z (R11), K1, Z4
-	VMOVUPS.Z 64(R11), K2, Z5
-	ADDQ      R13, R11
-	VMOVUPS.Z (R11), K1, Z6
-	VMOVUPS.Z 64(R11), K2, Z7
-	ADDQ      R13, R11
-	VMOVUPS.Z (R11), K1, Z8
-	VMOVUPS.Z 64(R11), K2, Z9
-	ADDQ      R13, R11
-	VMOVUPS.Z (R11), K1, Z10
-	VMOVUPS.Z 64(R11), K2, Z11
+	MOVQ    R10, R11
+	MOVQ    ldc+64(FP), R13
+	SHLQ    $0x02, R13
+	VMOVUPS (R11), Z0
+	VMOVUPS 64(R11), Z1
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z2
+	VMOVUPS 64(R11), Z3
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z4
+	VMOVUPS 64(R11), Z5
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z6
+	VMOVUPS 64(R11), Z7
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z8
+	VMOVUPS 64(R11), Z9
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z10
+	VMOVUPS 64(R11), Z11
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z12
+	VMOVUPS 64(R11), Z13
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z14
+	VMOVUPS 64(R11), Z15
 
 ready:
 	MOVQ       ldc+64(FP), R13
 	SHLQ       $0x02, R13
-	IMUL3Q     $0x06, R13, R11
+	IMUL3Q     $0x08, R13, R11
 	ADDQ       R10, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
 	PREFETCHT0 (R11)
 	PREFETCHT0 64(R11)
 	ADDQ       R13, R11
@@ -675,108 +1911,129 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (R8), K1, Z12
-	VMOVUPS.Z    64(R8), K2, Z13
+	PREFETCHT1   (R12)
+	ADDQ         step+112(FP), R12
+	VMOVUPS      (R8), Z16
+	VMOVUPS      64(R8), Z17
 	PREFETCHT0   (R8)(R9*8)
 	PREFETCHT0   64(R8)(R9*8)
-	VBROADCASTSS (CX), Z14
-	VFMADD231PS  Z12, Z14, Z0
-	VFMADD231PS  Z13, Z14, Z1
-	VBROADCASTSS (CX)(DX*1), Z14
-	VFMADD231PS  Z12, Z14, Z2
-	VFMADD231PS  Z13, Z14, Z3
-	VBROADCASTSS (CX)(DX*2), Z14
-	VFMADD231PS  Z12, Z14, Z4
-	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSS (CX)(SI*1), Z14
-	VFMADD231PS  Z12, Z14, Z6
-	VFMADD231PS  Z13, Z14, Z7
-	VBROADCASTSS (CX)(DX*4), Z14
-	VFMADD231PS  Z12, Z14, Z8
-	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSS (CX)(DI*1), Z14
-	VFMADD231PS  Z12, Z14, Z10
-	VFMADD231PS  Z13, Z14, Z11
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (AX)(CX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (AX)(CX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (AX)(BX*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (AX)(CX*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (AX)(SI*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (AX)(BX*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (AX)(DI*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         DX, AX
 	ADDQ         R9, R8
 
 odd:
-	VMOVUPS.Z    (R8), K1, Z12
-	VMOVUPS.Z    64(R8), K2, Z13
+	VMOVUPS      (R8), Z16
+	VMOVUPS      64(R8), Z17
 	PREFETCHT0   (R8)(R9*8)
 	PREFETCHT0   64(R8)(R9*8)
-	VBROADCASTSS (CX), Z14
-	VFMADD231PS  Z12, Z14, Z0
-	VFMADD231PS  Z13, Z14, Z1
-	VBROADCASTSS (CX)(DX*1), Z14
-	VFMADD231PS  Z12, Z14, Z2
-	VFMADD231PS  Z13, Z14, Z3
-	VBROADCASTSS (CX)(DX*2), Z14
-	VFMADD231PS  Z12, Z14, Z4
-	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSS (CX)(SI*1), Z14
-	VFMADD231PS  Z12, Z14, Z6
-	VFMADD231PS  Z13, Z14, Z7
-	VBROADCASTSS (CX)(DX*4), Z14
-	VFMADD231PS  Z12, Z14, Z8
-	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSS (CX)(DI*1), Z14
-	VFMADD231PS  Z12, Z14, Z10
-	VFMADD231PS  Z13, Z14, Z11
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (AX)(CX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (AX)(CX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (AX)(BX*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (AX)(CX*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (AX)(SI*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (AX)(BX*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (AX)(DI*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         DX, AX
 	ADDQ         R9, R8
 	DECQ         R11
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, K1, (R10)
-	VMOVUPS      Z1, K2, 64(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Z2, K1, (R10)
-	VMOVUPS      Z3, K2, 64(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Z4, K1, (R10)
-	VMOVUPS      Z5, K2, 64(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Z6, K1, (R10)
-	VMOVUPS      Z7, K2, 64(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Z8, K1, (R10)
-	VMOVUPS      Z9, K2, 64(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Z10, K1, (R10)
-	VMOVUPS      Z11, K2, 64(R10)
-	ADDQ         CX, R10
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R10)
+	VMOVUPS      Z1, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z2, (R10)
+	VMOVUPS      Z3, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z4, (R10)
+	VMOVUPS      Z5, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z6, (R10)
+	VMOVUPS      Z7, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z8, (R10)
+	VMOVUPS      Z9, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z10, (R10)
+	VMOVUPS      Z11, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z12, (R10)
+	VMOVUPS      Z13, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z14, (R10)
+	VMOVUPS      Z15, 64(R10)
+	ADDQ         AX, R10
 	MOVQ         abs+24(FP), R11
-	LEAQ         (AX)(R11*4), AX
-	DECQ         R12
+	SHLQ         $0x02, R11
+	ADDQ         R11, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile7x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile8x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile7x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
+TEXT ·tile8x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
 	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	LEAQ  (SI)(DX*2), DI
+	LEAQ  (CX)(CX*2), BX
+	LEAQ  (BX)(CX*2), SI
+	LEAQ  (SI)(CX*2), DI
 	MOVQ  bks+40(FP), R9
 	SHLQ  $0x02, R9
 	MOVQ  c+56(FP), R10
-	MOVQ  blocks+80(FP), R12
-	MOVQ  cols+88(FP), CX
+	MOVQ  next+104(FP), R12
+	MOVQ  cols+88(FP), AX
 	MOVQ  $-1, R8
-	BZHIQ CX, R8, R8
+	BZHIQ AX, R8, R8
 	KMOVW R8, K1
 	SHRQ  $0x10, R8
 	KMOVW R8, K2
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), R8
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -794,6 +2051,8 @@ block:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
 	JMP    ready
 
 fromC:
@@ -820,12 +2079,18 @@ fromC:
 	ADDQ      R13, R11
 	VMOVUPS.Z (R11), K1, Z12
 	VMOVUPS.Z 64(R11), K2, Z13
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z14
+	VMOVUPS.Z 64(R11), K2, Z15
 
 ready:
 	MOVQ       ldc+64(FP), R13
 	SHLQ       $0x02, R13
-	IMUL3Q     $0x07, R13, R11
+	IMUL3Q     $0x08, R13, R11
 	ADDQ       R10, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
 	PREFETCHT0 (R11)
 	PREFETCHT0 64(R11)
 	ADDQ       R13, R11
@@ -853,118 +2118,566 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (R8), K1, Z14
-	VMOVUPS.Z    64(R8), K2, Z15
+	PREFETCHT1   (R12)
+	ADDQ         step+112(FP), R12
+	VMOVUPS.Z    (R8), K1, Z16
+	VMOVUPS.Z    64(R8), K2, Z17
 	PREFETCHT0   (R8)(R9*8)
 	PREFETCHT0   64(R8)(R9*8)
-	VBROADCASTSS (CX), Z16
-	VFMADD231PS  Z14, Z16, Z0
-	VFMADD231PS  Z15, Z16, Z1
-	VBROADCASTSS (CX)(DX*1), Z16
-	VFMADD231PS  Z14, Z16, Z2
-	VFMADD231PS  Z15, Z16, Z3
-	VBROADCASTSS (CX)(DX*2), Z16
-	VFMADD231PS  Z14, Z16, Z4
-	VFMADD231PS  Z15, Z16, Z5
-	VBROADCASTSS (CX)(SI*1), Z16
-	VFMADD231PS  Z14, Z16, Z6
-	VFMADD231PS  Z15, Z16, Z7
-	VBROADCASTSS (CX)(DX*4), Z16
-	VFMADD231PS  Z14, Z16, Z8
-	VFMADD231PS  Z15, Z16, Z9
-	VBROADCASTSS (CX)(DI*1), Z16
-	VFMADD231PS  Z14, Z16, Z10
-	VFMADD231PS  Z15, Z16, Z11
-	VBROADCASTSS (CX)(SI*2), Z16
-	VFMADD231PS  Z14, Z16, Z12
-	VFMADD231PS  Z15, Z16, Z13
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (AX)(CX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (AX)(CX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (AX)(BX*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (AX)(CX*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (AX)(SI*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (AX)(BX*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (AX)(DI*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         DX, AX
 	ADDQ         R9, R8
 
 odd:
-	VMOVUPS.Z    (R8), K1, Z14
-	VMOVUPS.Z    64(R8), K2, Z15
+	VMOVUPS.Z    (R8), K1, Z16
+	VMOVUPS.Z    64(R8), K2, Z17
 	PREFETCHT0   (R8)(R9*8)
 	PREFETCHT0   64(R8)(R9*8)
-	VBROADCASTSS (CX), Z16
-	VFMADD231PS  Z14, Z16, Z0
-	VFMADD231PS  Z15, Z16, Z1
-	VBROADCASTSS (CX)(DX*1), Z16
-	VFMADD231PS  Z14, Z16, Z2
-	VFMADD231PS  Z15, Z16, Z3
-	VBROADCASTSS (CX)(DX*2), Z16
-	VFMADD231PS  Z14, Z16, Z4
-	VFMADD231PS  Z15, Z16, Z5
-	VBROADCASTSS (CX)(SI*1), Z16
-	VFMADD231PS  Z14, Z16, Z6
-	VFMADD231PS  Z15, Z16, Z7
-	VBROADCASTSS (CX)(DX*4), Z16
-	VFMADD231PS  Z14, Z16, Z8
-	VFMADD231PS  Z15, Z16, Z9
-	VBROADCASTSS (CX)(DI*1), Z16
-	VFMADD231PS  Z14, Z16, Z10
-	VFMADD231PS  Z15, Z16, Z11
-	VBROADCASTSS (CX)(SI*2), Z16
-	VFMADD231PS  Z14, Z16, Z12
-	VFMADD231PS  Z15, Z16, Z13
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (AX)(CX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (AX)(CX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (AX)(BX*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (AX)(CX*4), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (AX)(SI*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (AX)(BX*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (AX)(DI*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         DX, AX
 	ADDQ         R9, R8
 	DECQ         R11
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Z0, K1, (R10)
 	VMOVUPS      Z1, K2, 64(R10)
-	ADDQ         CX, R10
+	ADDQ         AX, R10
 	VMOVUPS      Z2, K1, (R10)
 	VMOVUPS      Z3, K2, 64(R10)
-	ADDQ         CX, R10
+	ADDQ         AX, R10
 	VMOVUPS      Z4, K1, (R10)
 	VMOVUPS      Z5, K2, 64(R10)
-	ADDQ         CX, R10
+	ADDQ         AX, R10
 	VMOVUPS      Z6, K1, (R10)
 	VMOVUPS      Z7, K2, 64(R10)
-	ADDQ         CX, R10
+	ADDQ         AX, R10
 	VMOVUPS      Z8, K1, (R10)
 	VMOVUPS      Z9, K2, 64(R10)
-	ADDQ         CX, R10
+	ADDQ         AX, R10
 	VMOVUPS      Z10, K1, (R10)
 	VMOVUPS      Z11, K2, 64(R10)
-	ADDQ         CX, R10
+	ADDQ         AX, R10
 	VMOVUPS      Z12, K1, (R10)
 	VMOVUPS      Z13, K2, 64(R10)
-	ADDQ         CX, R10
+	ADDQ         AX, R10
+	VMOVUPS      Z14, K1, (R10)
+	VMOVUPS      Z15, K2, 64(R10)
+	ADDQ         AX, R10
 	MOVQ         abs+24(FP), R11
-	LEAQ         (AX)(R11*4), AX
-	DECQ         R12
+	SHLQ         $0x02, R11
+	ADDQ         R11, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile8x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile8x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
-	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	LEAQ  (SI)(DX*2), DI
-	LEAQ  (DI)(DX*2), R8
-	MOVQ  bks+40(FP), R10
-	SHLQ  $0x02, R10
-	MOVQ  c+56(FP), R11
-	MOVQ  blocks+80(FP), R13
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, R9
-	BZHIQ CX, R9, R9
-	KMOVW R9, K1
-	SHRQ  $0x10, R9
-	KMOVW R9, K2
+// func tile9x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile9x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
+	LEAQ (SI)(CX*2), DI
+	MOVQ bks+40(FP), R9
+	SHLQ $0x02, R9
+	MOVQ c+56(FP), R10
+	MOVQ next+104(FP), R12
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), R8
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	JMP    ready
+
+fromC:
+	MOVQ    R10, R11
+	MOVQ    ldc+64(FP), R13
+	SHLQ    $0x02, R13
+	VMOVUPS (R11), Z0
+	VMOVUPS 64(R11), Z1
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z2
+	VMOVUPS 64(R11), Z3
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z4
+	VMOVUPS 64(R11), Z5
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z6
+	VMOVUPS 64(R11), Z7
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z8
+	VMOVUPS 64(R11), Z9
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z10
+	VMOVUPS 64(R11), Z11
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z12
+	VMOVUPS 64(R11), Z13
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z14
+	VMOVUPS 64(R11), Z15
+	ADDQ    R13, R11
+	VMOVUPS (R11), Z16
+	VMOVUPS 64(R11), Z17
+
+ready:
+	MOVQ       ldc+64(FP), R13
+	SHLQ       $0x02, R13
+	IMUL3Q     $0x09, R13, R11
+	ADDQ       R10, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	MOVQ       k+72(FP), R11
+	INCQ       R11
+	SHRQ       $0x01, R11
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R12)
+	ADDQ         step+112(FP), R12
+	VMOVUPS      (R8), Z18
+	VMOVUPS      64(R8), Z19
+	PREFETCHT0   (R8)(R9*8)
+	PREFETCHT0   64(R8)(R9*8)
+	VBROADCASTSS (AX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS (AX)(CX*1), Z20
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (AX)(CX*2), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSS (AX)(BX*1), Z20
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (AX)(CX*4), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS (AX)(SI*1), Z20
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (AX)(BX*2), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSS (AX)(DI*1), Z20
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	VBROADCASTSS (AX)(CX*8), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, AX
+	ADDQ         R9, R8
+
+odd:
+	VMOVUPS      (R8), Z18
+	VMOVUPS      64(R8), Z19
+	PREFETCHT0   (R8)(R9*8)
+	PREFETCHT0   64(R8)(R9*8)
+	VBROADCASTSS (AX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS (AX)(CX*1), Z20
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (AX)(CX*2), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSS (AX)(BX*1), Z20
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (AX)(CX*4), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS (AX)(SI*1), Z20
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (AX)(BX*2), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSS (AX)(DI*1), Z20
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	VBROADCASTSS (AX)(CX*8), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, AX
+	ADDQ         R9, R8
+	DECQ         R11
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R10)
+	VMOVUPS      Z1, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z2, (R10)
+	VMOVUPS      Z3, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z4, (R10)
+	VMOVUPS      Z5, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z6, (R10)
+	VMOVUPS      Z7, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z8, (R10)
+	VMOVUPS      Z9, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z10, (R10)
+	VMOVUPS      Z11, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z12, (R10)
+	VMOVUPS      Z13, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z14, (R10)
+	VMOVUPS      Z15, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z16, (R10)
+	VMOVUPS      Z17, 64(R10)
+	ADDQ         AX, R10
+	MOVQ         abs+24(FP), R11
+	SHLQ         $0x02, R11
+	ADDQ         R11, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile9x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·tile9x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (CX)(CX*2), BX
+	LEAQ  (BX)(CX*2), SI
+	LEAQ  (SI)(CX*2), DI
+	MOVQ  bks+40(FP), R9
+	SHLQ  $0x02, R9
+	MOVQ  c+56(FP), R10
+	MOVQ  next+104(FP), R12
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, R8
+	BZHIQ AX, R8, R8
+	KMOVW R8, K1
+	SHRQ  $0x10, R8
+	KMOVW R8, K2
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), R8
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	JMP    ready
+
+fromC:
+	MOVQ      R10, R11
+	MOVQ      ldc+64(FP), R13
+	SHLQ      $0x02, R13
+	VMOVUPS.Z (R11), K1, Z0
+	VMOVUPS.Z 64(R11), K2, Z1
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z2
+	VMOVUPS.Z 64(R11), K2, Z3
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z4
+	VMOVUPS.Z 64(R11), K2, Z5
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z6
+	VMOVUPS.Z 64(R11), K2, Z7
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z8
+	VMOVUPS.Z 64(R11), K2, Z9
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z10
+	VMOVUPS.Z 64(R11), K2, Z11
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z12
+	VMOVUPS.Z 64(R11), K2, Z13
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z14
+	VMOVUPS.Z 64(R11), K2, Z15
+	ADDQ      R13, R11
+	VMOVUPS.Z (R11), K1, Z16
+	VMOVUPS.Z 64(R11), K2, Z17
+
+ready:
+	MOVQ       ldc+64(FP), R13
+	SHLQ       $0x02, R13
+	IMUL3Q     $0x09, R13, R11
+	ADDQ       R10, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       R13, R11
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	MOVQ       k+72(FP), R11
+	INCQ       R11
+	SHRQ       $0x01, R11
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R12)
+	ADDQ         step+112(FP), R12
+	VMOVUPS.Z    (R8), K1, Z18
+	VMOVUPS.Z    64(R8), K2, Z19
+	PREFETCHT0   (R8)(R9*8)
+	PREFETCHT0   64(R8)(R9*8)
+	VBROADCASTSS (AX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS (AX)(CX*1), Z20
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (AX)(CX*2), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSS (AX)(BX*1), Z20
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (AX)(CX*4), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS (AX)(SI*1), Z20
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (AX)(BX*2), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSS (AX)(DI*1), Z20
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	VBROADCASTSS (AX)(CX*8), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, AX
+	ADDQ         R9, R8
+
+odd:
+	VMOVUPS.Z    (R8), K1, Z18
+	VMOVUPS.Z    64(R8), K2, Z19
+	PREFETCHT0   (R8)(R9*8)
+	PREFETCHT0   64(R8)(R9*8)
+	VBROADCASTSS (AX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSS (AX)(CX*1), Z20
+	VFMADD231PS  Z18, Z20, Z2
+	VFMADD231PS  Z19, Z20, Z3
+	VBROADCASTSS (AX)(CX*2), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSS (AX)(BX*1), Z20
+	VFMADD231PS  Z18, Z20, Z6
+	VFMADD231PS  Z19, Z20, Z7
+	VBROADCASTSS (AX)(CX*4), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSS (AX)(SI*1), Z20
+	VFMADD231PS  Z18, Z20, Z10
+	VFMADD231PS  Z19, Z20, Z11
+	VBROADCASTSS (AX)(BX*2), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSS (AX)(DI*1), Z20
+	VFMADD231PS  Z18, Z20, Z14
+	VFMADD231PS  Z19, Z20, Z15
+	VBROADCASTSS (AX)(CX*8), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         DX, AX
+	ADDQ         R9, R8
+	DECQ         R11
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, K1, (R10)
+	VMOVUPS      Z1, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z2, K1, (R10)
+	VMOVUPS      Z3, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z4, K1, (R10)
+	VMOVUPS      Z5, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z6, K1, (R10)
+	VMOVUPS      Z7, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z8, K1, (R10)
+	VMOVUPS      Z9, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z10, K1, (R10)
+	VMOVUPS      Z11, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z12, K1, (R10)
+	VMOVUPS      Z13, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z14, K1, (R10)
+	VMOVUPS      Z15, K2, 64(R10)
+	ADDQ         AX, R10
+	VMOVUPS      Z16, K1, (R10)
+	VMOVUPS      Z17, K2, 64(R10)
+	ADDQ         AX, R10
+	MOVQ         abs+24(FP), R11
+	SHLQ         $0x02, R11
+	ADDQ         R11, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile10x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile10x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
+	LEAQ (SI)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	MOVQ bks+40(FP), R10
+	SHLQ $0x02, R10
+	MOVQ c+56(FP), R11
+	MOVQ next+104(FP), R13
+
+block:
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), R9
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -984,41 +2697,57 @@ block:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
 	JMP    ready
 
 fromC:
-	MOVQ      R11, R12
-	MOVQ      ldc+64(FP), R14
-	SHLQ      $0x02, R14
-	VMOVUPS.Z (R12), K1, Z0
-	VMOVUPS.Z 64(R12), K2, Z1
-	ADDQ      R14, R12
-	VMOVUPS.Z (R12), K1, Z2
-	VMOVUPS.Z 64(R12), K2, Z3
-	ADDQ      R14, R12
-	VMOVUPS.Z (R12), K1, Z4
-	VMOVUPS.Z 64(R12), K2, Z5
-	ADDQ      R14, R12
-	VMOVUPS.Z (R12), K1, Z6
-	VMOVUPS.Z 64(R12), K2, Z7
-	ADDQ      R14, R12
-	VMOVUPS.Z (R12), K1, Z8
-	VMOVUPS.Z 64(R12), K2, Z9
-	ADDQ      R14, R12
-	VMOVUPS.Z (R12), K1, Z10
-	VMOVUPS.Z 64(R12), K2, Z11
-	ADDQ      R14, R12
-	VMOVUPS.Z (R12), K1, Z12
-	VMOVUPS.Z 64(R12), K2, Z13
-	ADDQ      R14, R12
-	VMOVUPS.Z (R12), K1, Z14
-	VMOVUPS.Z 64(R12), K2, Z15
+	MOVQ    R11, R12
+	MOVQ    ldc+64(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (R12), Z0
+	VMOVUPS 64(R12), Z1
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z2
+	VMOVUPS 64(R12), Z3
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z4
+	VMOVUPS 64(R12), Z5
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z6
+	VMOVUPS 64(R12), Z7
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z8
+	VMOVUPS 64(R12), Z9
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z10
+	VMOVUPS 64(R12), Z11
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z12
+	VMOVUPS 64(R12), Z13
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z14
+	VMOVUPS 64(R12), Z15
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z16
+	VMOVUPS 64(R12), Z17
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z18
+	VMOVUPS 64(R12), Z19
 
 ready:
 	MOVQ       ldc+64(FP), R14
 	SHLQ       $0x02, R14
-	IMUL3Q     $0x08, R14, R12
+	IMUL3Q     $0x0a, R14, R12
 	ADDQ       R11, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
 	PREFETCHT0 (R12)
 	PREFETCHT0 64(R12)
 	ADDQ       R14, R12
@@ -1049,127 +2778,148 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (R9), K1, Z16
-	VMOVUPS.Z    64(R9), K2, Z17
+	PREFETCHT1   (R13)
+	ADDQ         step+112(FP), R13
+	VMOVUPS      (R9), Z20
+	VMOVUPS      64(R9), Z21
 	PREFETCHT0   (R9)(R10*8)
 	PREFETCHT0   64(R9)(R10*8)
-	VBROADCASTSS (CX), Z18
-	VFMADD231PS  Z16, Z18, Z0
-	VFMADD231PS  Z17, Z18, Z1
-	VBROADCASTSS (CX)(DX*1), Z18
-	VFMADD231PS  Z16, Z18, Z2
-	VFMADD231PS  Z17, Z18, Z3
-	VBROADCASTSS (CX)(DX*2), Z18
-	VFMADD231PS  Z16, Z18, Z4
-	VFMADD231PS  Z17, Z18, Z5
-	VBROADCASTSS (CX)(SI*1), Z18
-	VFMADD231PS  Z16, Z18, Z6
-	VFMADD231PS  Z17, Z18, Z7
-	VBROADCASTSS (CX)(DX*4), Z18
-	VFMADD231PS  Z16, Z18, Z8
-	VFMADD231PS  Z17, Z18, Z9
-	VBROADCASTSS (CX)(DI*1), Z18
-	VFMADD231PS  Z16, Z18, Z10
-	VFMADD231PS  Z17, Z18, Z11
-	VBROADCASTSS (CX)(SI*2), Z18
-	VFMADD231PS  Z16, Z18, Z12
-	VFMADD231PS  Z17, Z18, Z13
-	VBROADCASTSS (CX)(R8*1), Z18
-	VFMADD231PS  Z16, Z18, Z14
-	VFMADD231PS  Z17, Z18, Z15
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS (AX)(CX*1), Z22
+	VFMADD231PS  Z20, Z22, Z2
+	VFMADD231PS  Z21, Z22, Z3
+	VBROADCASTSS (AX)(CX*2), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSS (AX)(BX*1), Z22
+	VFMADD231PS  Z20, Z22, Z6
+	VFMADD231PS  Z21, Z22, Z7
+	VBROADCASTSS (AX)(CX*4), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS (AX)(SI*1), Z22
+	VFMADD231PS  Z20, Z22, Z10
+	VFMADD231PS  Z21, Z22, Z11
+	VBROADCASTSS (AX)(BX*2), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSS (AX)(DI*1), Z22
+	VFMADD231PS  Z20, Z22, Z14
+	VFMADD231PS  Z21, Z22, Z15
+	VBROADCASTSS (AX)(CX*8), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS (AX)(R8*1), Z22
+	VFMADD231PS  Z20, Z22, Z18
+	VFMADD231PS  Z21, Z22, Z19
+	ADDQ         DX, AX
 	ADDQ         R10, R9
 
 odd:
-	VMOVUPS.Z    (R9), K1, Z16
-	VMOVUPS.Z    64(R9), K2, Z17
+	VMOVUPS      (R9), Z20
+	VMOVUPS      64(R9), Z21
 	PREFETCHT0   (R9)(R10*8)
 	PREFETCHT0   64(R9)(R10*8)
-	VBROADCASTSS (CX), Z18
-	VFMADD231PS  Z16, Z18, Z0
-	VFMADD231PS  Z17, Z18, Z1
-	VBROADCASTSS (CX)(DX*1), Z18
-	VFMADD231PS  Z16, Z18, Z2
-	VFMADD231PS  Z17, Z18, Z3
-	VBROADCASTSS (CX)(DX*2), Z18
-	VFMADD231PS  Z16, Z18, Z4
-	VFMADD231PS  Z17, Z18, Z5
-	VBROADCASTSS (CX)(SI*1), Z18
-	VFMADD231PS  Z16, Z18, Z6
-	VFMADD231PS  Z17, Z18, Z7
-	VBROADCASTSS (CX)(DX*4), Z18
-	VFMADD231PS  Z16, Z18, Z8
-	VFMADD231PS  Z17, Z18, Z9
-	VBROADCASTSS (CX)(DI*1), Z18
-	VFMADD231PS  Z16, Z18, Z10
-	VFMADD231PS  Z17, Z18, Z11
-	VBROADCASTSS (CX)(SI*2), Z18
-	VFMADD231PS  Z16, Z18, Z12
-	VFMADD231PS  Z17, Z18, Z13
-	VBROADCASTSS (CX)(R8*1), Z18
-	VFMADD231PS  Z16, Z18, Z14
-	VFMADD231PS  Z17, Z18, Z15
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS (AX)(CX*1), Z22
+	VFMADD231PS  Z20, Z22, Z2
+	VFMADD231PS  Z21, Z22, Z3
+	VBROADCASTSS (AX)(CX*2), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSS (AX)(BX*1), Z22
+	VFMADD231PS  Z20, Z22, Z6
+	VFMADD231PS  Z21, Z22, Z7
+	VBROADCASTSS (AX)(CX*4), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS (AX)(SI*1), Z22
+	VFMADD231PS  Z20, Z22, Z10
+	VFMADD231PS  Z21, Z22, Z11
+	VBROADCASTSS (AX)(BX*2), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSS (AX)(DI*1), Z22
+	VFMADD231PS  Z20, Z22, Z14
+	VFMADD231PS  Z21, Z22, Z15
+	VBROADCASTSS (AX)(CX*8), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS (AX)(R8*1), Z22
+	VFMADD231PS  Z20, Z22, Z18
+	VFMADD231PS  Z21, Z22, Z19
+	ADDQ         DX, AX
 	ADDQ         R10, R9
 	DECQ         R12
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, K1, (R11)
-	VMOVUPS      Z1, K2, 64(R11)
-	ADDQ         CX, R11
-	VMOVUPS      Z2, K1, (R11)
-	VMOVUPS      Z3, K2, 64(R11)
-	ADDQ         CX, R11
-	VMOVUPS      Z4, K1, (R11)
-	VMOVUPS      Z5, K2, 64(R11)
-	ADDQ         CX, R11
-	VMOVUPS      Z6, K1, (R11)
-	VMOVUPS      Z7, K2, 64(R11)
-	ADDQ         CX, R11
-	VMOVUPS      Z8, K1, (R11)
-	VMOVUPS      Z9, K2, 64(R11)
-	ADDQ         CX, R11
-	VMOVUPS      Z10, K1, (R11)
-	VMOVUPS      Z11, K2, 64(R11)
-	ADDQ         CX, R11
-	VMOVUPS      Z12, K1, (R11)
-	VMOVUPS      Z13, K2, 64(R11)
-	ADDQ         CX, R11
-	VMOVUPS      Z14, K1, (R11)
-	VMOVUPS      Z15, K2, 64(R11)
-	ADDQ         CX, R11
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R11)
+	VMOVUPS      Z1, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z2, (R11)
+	VMOVUPS      Z3, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z4, (R11)
+	VMOVUPS      Z5, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z6, (R11)
+	VMOVUPS      Z7, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z8, (R11)
+	VMOVUPS      Z9, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z10, (R11)
+	VMOVUPS      Z11, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z12, (R11)
+	VMOVUPS      Z13, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z14, (R11)
+	VMOVUPS      Z15, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z16, (R11)
+	VMOVUPS      Z17, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z18, (R11)
+	VMOVUPS      Z19, 64(R11)
+	ADDQ         AX, R11
 	MOVQ         abs+24(FP), R12
-	LEAQ         (AX)(R12*4), AX
-	DECQ         R13
+	SHLQ         $0x02, R12
+	ADDQ         R12, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile9x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile10x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile9x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
+TEXT ·tile10x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
 	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	LEAQ  (SI)(DX*2), DI
-	LEAQ  (DI)(DX*2), R8
+	LEAQ  (CX)(CX*2), BX
+	LEAQ  (BX)(CX*2), SI
+	LEAQ  (SI)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
 	MOVQ  bks+40(FP), R10
 	SHLQ  $0x02, R10
 	MOVQ  c+56(FP), R11
-	MOVQ  blocks+80(FP), R13
-	MOVQ  cols+88(FP), CX
+	MOVQ  next+104(FP), R13
+	MOVQ  cols+88(FP), AX
 	MOVQ  $-1, R9
-	BZHIQ CX, R9, R9
+	BZHIQ AX, R9, R9
 	KMOVW R9, K1
 	SHRQ  $0x10, R9
 	KMOVW R9, K2
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), R9
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -1191,6 +2941,8 @@ block:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
 	JMP    ready
 
 fromC:
@@ -1223,12 +2975,18 @@ fromC:
 	ADDQ      R14, R12
 	VMOVUPS.Z (R12), K1, Z16
 	VMOVUPS.Z 64(R12), K2, Z17
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z18
+	VMOVUPS.Z 64(R12), K2, Z19
 
 ready:
 	MOVQ       ldc+64(FP), R14
 	SHLQ       $0x02, R14
-	IMUL3Q     $0x09, R14, R12
+	IMUL3Q     $0x0a, R14, R12
 	ADDQ       R11, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
 	PREFETCHT0 (R12)
 	PREFETCHT0 64(R12)
 	ADDQ       R14, R12
@@ -1262,137 +3020,655 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (R9), K1, Z18
-	VMOVUPS.Z    64(R9), K2, Z19
+	PREFETCHT1   (R13)
+	ADDQ         step+112(FP), R13
+	VMOVUPS.Z    (R9), K1, Z20
+	VMOVUPS.Z    64(R9), K2, Z21
 	PREFETCHT0   (R9)(R10*8)
 	PREFETCHT0   64(R9)(R10*8)
-	VBROADCASTSS (CX), Z20
-	VFMADD231PS  Z18, Z20, Z0
-	VFMADD231PS  Z19, Z20, Z1
-	VBROADCASTSS (CX)(DX*1), Z20
-	VFMADD231PS  Z18, Z20, Z2
-	VFMADD231PS  Z19, Z20, Z3
-	VBROADCASTSS (CX)(DX*2), Z20
-	VFMADD231PS  Z18, Z20, Z4
-	VFMADD231PS  Z19, Z20, Z5
-	VBROADCASTSS (CX)(SI*1), Z20
-	VFMADD231PS  Z18, Z20, Z6
-	VFMADD231PS  Z19, Z20, Z7
-	VBROADCASTSS (CX)(DX*4), Z20
-	VFMADD231PS  Z18, Z20, Z8
-	VFMADD231PS  Z19, Z20, Z9
-	VBROADCASTSS (CX)(DI*1), Z20
-	VFMADD231PS  Z18, Z20, Z10
-	VFMADD231PS  Z19, Z20, Z11
-	VBROADCASTSS (CX)(SI*2), Z20
-	VFMADD231PS  Z18, Z20, Z12
-	VFMADD231PS  Z19, Z20, Z13
-	VBROADCASTSS (CX)(R8*1), Z20
-	VFMADD231PS  Z18, Z20, Z14
-	VFMADD231PS  Z19, Z20, Z15
-	VBROADCASTSS (CX)(DX*8), Z20
-	VFMADD231PS  Z18, Z20, Z16
-	VFMADD231PS  Z19, Z20, Z17
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS (AX)(CX*1), Z22
+	VFMADD231PS  Z20, Z22, Z2
+	VFMADD231PS  Z21, Z22, Z3
+	VBROADCASTSS (AX)(CX*2), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSS (AX)(BX*1), Z22
+	VFMADD231PS  Z20, Z22, Z6
+	VFMADD231PS  Z21, Z22, Z7
+	VBROADCASTSS (AX)(CX*4), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS (AX)(SI*1), Z22
+	VFMADD231PS  Z20, Z22, Z10
+	VFMADD231PS  Z21, Z22, Z11
+	VBROADCASTSS (AX)(BX*2), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSS (AX)(DI*1), Z22
+	VFMADD231PS  Z20, Z22, Z14
+	VFMADD231PS  Z21, Z22, Z15
+	VBROADCASTSS (AX)(CX*8), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS (AX)(R8*1), Z22
+	VFMADD231PS  Z20, Z22, Z18
+	VFMADD231PS  Z21, Z22, Z19
+	ADDQ         DX, AX
 	ADDQ         R10, R9
 
 odd:
-	VMOVUPS.Z    (R9), K1, Z18
-	VMOVUPS.Z    64(R9), K2, Z19
+	VMOVUPS.Z    (R9), K1, Z20
+	VMOVUPS.Z    64(R9), K2, Z21
 	PREFETCHT0   (R9)(R10*8)
 	PREFETCHT0   64(R9)(R10*8)
-	VBROADCASTSS (CX), Z20
-	VFMADD231PS  Z18, Z20, Z0
-	VFMADD231PS  Z19, Z20, Z1
-	VBROADCASTSS (CX)(DX*1), Z20
-	VFMADD231PS  Z18, Z20, Z2
-	VFMADD231PS  Z19, Z20, Z3
-	VBROADCASTSS (CX)(DX*2), Z20
-	VFMADD231PS  Z18, Z20, Z4
-	VFMADD231PS  Z19, Z20, Z5
-	VBROADCASTSS (CX)(SI*1), Z20
-	VFMADD231PS  Z18, Z20, Z6
-	VFMADD231PS  Z19, Z20, Z7
-	VBROADCASTSS (CX)(DX*4), Z20
-	VFMADD231PS  Z18, Z20, Z8
-	VFMADD231PS  Z19, Z20, Z9
-	VBROADCASTSS (CX)(DI*1), Z20
-	VFMADD231PS  Z18, Z20, Z10
-	VFMADD231PS  Z19, Z20, Z11
-	VBROADCASTSS (CX)(SI*2), Z20
-	VFMADD231PS  Z18, Z20, Z12
-	VFMADD231PS  Z19, Z20, Z13
-	VBROADCASTSS (CX)(R8*1), Z20
-	VFMADD231PS  Z18, Z20, Z14
-	VFMADD231PS  Z19, Z20, Z15
-	VBROADCASTSS (CX)(DX*8), Z20
-	VFMADD231PS  Z18, Z20, Z16
-	VFMADD231PS  Z19, Z20, Z17
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSS (AX)(CX*1), Z22
+	VFMADD231PS  Z20, Z22, Z2
+	VFMADD231PS  Z21, Z22, Z3
+	VBROADCASTSS (AX)(CX*2), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSS (AX)(BX*1), Z22
+	VFMADD231PS  Z20, Z22, Z6
+	VFMADD231PS  Z21, Z22, Z7
+	VBROADCASTSS (AX)(CX*4), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSS (AX)(SI*1), Z22
+	VFMADD231PS  Z20, Z22, Z10
+	VFMADD231PS  Z21, Z22, Z11
+	VBROADCASTSS (AX)(BX*2), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSS (AX)(DI*1), Z22
+	VFMADD231PS  Z20, Z22, Z14
+	VFMADD231PS  Z21, Z22, Z15
+	VBROADCASTSS (AX)(CX*8), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSS (AX)(R8*1), Z22
+	VFMADD231PS  Z20, Z22, Z18
+	VFMADD231PS  Z21, Z22, Z19
+	ADDQ         DX, AX
 	ADDQ         R10, R9
 	DECQ         R12
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Z0, K1, (R11)
 	VMOVUPS      Z1, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z2, K1, (R11)
 	VMOVUPS      Z3, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z4, K1, (R11)
 	VMOVUPS      Z5, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z6, K1, (R11)
 	VMOVUPS      Z7, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z8, K1, (R11)
 	VMOVUPS      Z9, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z10, K1, (R11)
 	VMOVUPS      Z11, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z12, K1, (R11)
 	VMOVUPS      Z13, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z14, K1, (R11)
 	VMOVUPS      Z15, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
 	VMOVUPS      Z16, K1, (R11)
 	VMOVUPS      Z17, K2, 64(R11)
-	ADDQ         CX, R11
+	ADDQ         AX, R11
+	VMOVUPS      Z18, K1, (R11)
+	VMOVUPS      Z19, K2, 64(R11)
+	ADDQ         AX, R11
 	MOVQ         abs+24(FP), R12
-	LEAQ         (AX)(R12*4), AX
-	DECQ         R13
+	SHLQ         $0x02, R12
+	ADDQ         R12, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile10x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile10x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
-	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	LEAQ  (SI)(DX*2), DI
-	LEAQ  (DI)(DX*2), R8
-	LEAQ  (R8)(DX*2), R9
-	MOVQ  bks+40(FP), R11
-	SHLQ  $0x02, R11
-	MOVQ  c+56(FP), R12
-	MOVQ  blocks+80(FP), R14
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, R10
-	BZHIQ CX, R10, R10
-	KMOVW R10, K1
-	SHRQ  $0x10, R10
-	KMOVW R10, K2
+// func tile11x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile11x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
+	LEAQ (SI)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	MOVQ bks+40(FP), R10
+	SHLQ $0x02, R10
+	MOVQ c+56(FP), R11
+	MOVQ next+104(FP), R13
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), R9
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	JMP    ready
+
+fromC:
+	MOVQ    R11, R12
+	MOVQ    ldc+64(FP), R14
+	SHLQ    $0x02, R14
+	VMOVUPS (R12), Z0
+	VMOVUPS 64(R12), Z1
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z2
+	VMOVUPS 64(R12), Z3
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z4
+	VMOVUPS 64(R12), Z5
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z6
+	VMOVUPS 64(R12), Z7
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z8
+	VMOVUPS 64(R12), Z9
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z10
+	VMOVUPS 64(R12), Z11
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z12
+	VMOVUPS 64(R12), Z13
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z14
+	VMOVUPS 64(R12), Z15
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z16
+	VMOVUPS 64(R12), Z17
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z18
+	VMOVUPS 64(R12), Z19
+	ADDQ    R14, R12
+	VMOVUPS (R12), Z20
+	VMOVUPS 64(R12), Z21
+
+ready:
+	MOVQ       ldc+64(FP), R14
+	SHLQ       $0x02, R14
+	IMUL3Q     $0x0b, R14, R12
+	ADDQ       R11, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	MOVQ       k+72(FP), R12
+	INCQ       R12
+	SHRQ       $0x01, R12
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R13)
+	ADDQ         step+112(FP), R13
+	VMOVUPS      (R9), Z22
+	VMOVUPS      64(R9), Z23
+	PREFETCHT0   (R9)(R10*8)
+	PREFETCHT0   64(R9)(R10*8)
+	VBROADCASTSS (AX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS (AX)(CX*1), Z24
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (AX)(CX*2), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (AX)(BX*1), Z24
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (AX)(CX*4), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS (AX)(SI*1), Z24
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (AX)(BX*2), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSS (AX)(DI*1), Z24
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (AX)(CX*8), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (AX)(R8*1), Z24
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	VBROADCASTSS (AX)(SI*2), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         DX, AX
+	ADDQ         R10, R9
+
+odd:
+	VMOVUPS      (R9), Z22
+	VMOVUPS      64(R9), Z23
+	PREFETCHT0   (R9)(R10*8)
+	PREFETCHT0   64(R9)(R10*8)
+	VBROADCASTSS (AX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS (AX)(CX*1), Z24
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (AX)(CX*2), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (AX)(BX*1), Z24
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (AX)(CX*4), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS (AX)(SI*1), Z24
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (AX)(BX*2), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSS (AX)(DI*1), Z24
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (AX)(CX*8), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (AX)(R8*1), Z24
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	VBROADCASTSS (AX)(SI*2), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         DX, AX
+	ADDQ         R10, R9
+	DECQ         R12
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R11)
+	VMOVUPS      Z1, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z2, (R11)
+	VMOVUPS      Z3, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z4, (R11)
+	VMOVUPS      Z5, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z6, (R11)
+	VMOVUPS      Z7, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z8, (R11)
+	VMOVUPS      Z9, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z10, (R11)
+	VMOVUPS      Z11, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z12, (R11)
+	VMOVUPS      Z13, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z14, (R11)
+	VMOVUPS      Z15, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z16, (R11)
+	VMOVUPS      Z17, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z18, (R11)
+	VMOVUPS      Z19, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z20, (R11)
+	VMOVUPS      Z21, 64(R11)
+	ADDQ         AX, R11
+	MOVQ         abs+24(FP), R12
+	SHLQ         $0x02, R12
+	ADDQ         R12, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile11x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·tile11x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
+	SHLQ  $0x02, DX
+	LEAQ  (CX)(CX*2), BX
+	LEAQ  (BX)(CX*2), SI
+	LEAQ  (SI)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	MOVQ  bks+40(FP), R10
+	SHLQ  $0x02, R10
+	MOVQ  c+56(FP), R11
+	MOVQ  next+104(FP), R13
+	MOVQ  cols+88(FP), AX
+	MOVQ  $-1, R9
+	BZHIQ AX, R9, R9
+	KMOVW R9, K1
+	SHRQ  $0x10, R9
+	KMOVW R9, K2
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), R9
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	JMP    ready
+
+fromC:
+	MOVQ      R11, R12
+	MOVQ      ldc+64(FP), R14
+	SHLQ      $0x02, R14
+	VMOVUPS.Z (R12), K1, Z0
+	VMOVUPS.Z 64(R12), K2, Z1
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z2
+	VMOVUPS.Z 64(R12), K2, Z3
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z4
+	VMOVUPS.Z 64(R12), K2, Z5
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z6
+	VMOVUPS.Z 64(R12), K2, Z7
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z8
+	VMOVUPS.Z 64(R12), K2, Z9
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z10
+	VMOVUPS.Z 64(R12), K2, Z11
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z12
+	VMOVUPS.Z 64(R12), K2, Z13
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z14
+	VMOVUPS.Z 64(R12), K2, Z15
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z16
+	VMOVUPS.Z 64(R12), K2, Z17
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z18
+	VMOVUPS.Z 64(R12), K2, Z19
+	ADDQ      R14, R12
+	VMOVUPS.Z (R12), K1, Z20
+	VMOVUPS.Z 64(R12), K2, Z21
+
+ready:
+	MOVQ       ldc+64(FP), R14
+	SHLQ       $0x02, R14
+	IMUL3Q     $0x0b, R14, R12
+	ADDQ       R11, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	ADDQ       R14, R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	MOVQ       k+72(FP), R12
+	INCQ       R12
+	SHRQ       $0x01, R12
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R13)
+	ADDQ         step+112(FP), R13
+	VMOVUPS.Z    (R9), K1, Z22
+	VMOVUPS.Z    64(R9), K2, Z23
+	PREFETCHT0   (R9)(R10*8)
+	PREFETCHT0   64(R9)(R10*8)
+	VBROADCASTSS (AX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS (AX)(CX*1), Z24
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (AX)(CX*2), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (AX)(BX*1), Z24
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (AX)(CX*4), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS (AX)(SI*1), Z24
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (AX)(BX*2), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSS (AX)(DI*1), Z24
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (AX)(CX*8), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (AX)(R8*1), Z24
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	VBROADCASTSS (AX)(SI*2), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         DX, AX
+	ADDQ         R10, R9
+
+odd:
+	VMOVUPS.Z    (R9), K1, Z22
+	VMOVUPS.Z    64(R9), K2, Z23
+	PREFETCHT0   (R9)(R10*8)
+	PREFETCHT0   64(R9)(R10*8)
+	VBROADCASTSS (AX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSS (AX)(CX*1), Z24
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (AX)(CX*2), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (AX)(BX*1), Z24
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (AX)(CX*4), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSS (AX)(SI*1), Z24
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (AX)(BX*2), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSS (AX)(DI*1), Z24
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (AX)(CX*8), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (AX)(R8*1), Z24
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	VBROADCASTSS (AX)(SI*2), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         DX, AX
+	ADDQ         R10, R9
+	DECQ         R12
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, K1, (R11)
+	VMOVUPS      Z1, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z2, K1, (R11)
+	VMOVUPS      Z3, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z4, K1, (R11)
+	VMOVUPS      Z5, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z6, K1, (R11)
+	VMOVUPS      Z7, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z8, K1, (R11)
+	VMOVUPS      Z9, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z10, K1, (R11)
+	VMOVUPS      Z11, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z12, K1, (R11)
+	VMOVUPS      Z13, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z14, K1, (R11)
+	VMOVUPS      Z15, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z16, K1, (R11)
+	VMOVUPS      Z17, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z18, K1, (R11)
+	VMOVUPS      Z19, K2, 64(R11)
+	ADDQ         AX, R11
+	VMOVUPS      Z20, K1, (R11)
+	VMOVUPS      Z21, K2, 64(R11)
+	ADDQ         AX, R11
+	MOVQ         abs+24(FP), R12
+	SHLQ         $0x02, R12
+	ADDQ         R12, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile12x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tile12x32AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
+	LEAQ (SI)(CX*2), DI
+	LEAQ (DI)(CX*2), R8
+	LEAQ (R8)(CX*2), R9
+	MOVQ bks+40(FP), R11
+	SHLQ $0x02, R11
+	MOVQ c+56(FP), R12
+	MOVQ next+104(FP), R14
+
+block:
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), R10
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -1416,47 +3692,63 @@ block:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
 	JMP    ready
 
 fromC:
-	MOVQ      R12, R13
-	MOVQ      ldc+64(FP), R15
-	SHLQ      $0x02, R15
-	VMOVUPS.Z (R13), K1, Z0
-	VMOVUPS.Z 64(R13), K2, Z1
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z2
-	VMOVUPS.Z 64(R13), K2, Z3
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z4
-	VMOVUPS.Z 64(R13), K2, Z5
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z6
-	VMOVUPS.Z 64(R13), K2, Z7
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z8
-	VMOVUPS.Z 64(R13), K2, Z9
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z10
-	VMOVUPS.Z 64(R13), K2, Z11
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z12
-	VMOVUPS.Z 64(R13), K2, Z13
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z14
-	VMOVUPS.Z 64(R13), K2, Z15
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z16
-	VMOVUPS.Z 64(R13), K2, Z17
-	ADDQ      R15, R13
-	VMOVUPS.Z (R13), K1, Z18
-	VMOVUPS.Z 64(R13), K2, Z19
+	MOVQ    R12, R13
+	MOVQ    ldc+64(FP), R15
+	SHLQ    $0x02, R15
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z2
+	VMOVUPS 64(R13), Z3
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z4
+	VMOVUPS 64(R13), Z5
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z6
+	VMOVUPS 64(R13), Z7
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z8
+	VMOVUPS 64(R13), Z9
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z10
+	VMOVUPS 64(R13), Z11
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z12
+	VMOVUPS 64(R13), Z13
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z14
+	VMOVUPS 64(R13), Z15
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z16
+	VMOVUPS 64(R13), Z17
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z18
+	VMOVUPS 64(R13), Z19
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z20
+	VMOVUPS 64(R13), Z21
+	ADDQ    R15, R13
+	VMOVUPS (R13), Z22
+	VMOVUPS 64(R13), Z23
 
 ready:
 	MOVQ       ldc+64(FP), R15
 	SHLQ       $0x02, R15
-	IMUL3Q     $0x0a, R15, R13
+	IMUL3Q     $0x0c, R15, R13
 	ADDQ       R12, R13
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	ADDQ       R15, R13
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	ADDQ       R15, R13
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       R15, R13
@@ -1493,146 +3785,167 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (R10), K1, Z20
-	VMOVUPS.Z    64(R10), K2, Z21
+	PREFETCHT1   (R14)
+	ADDQ         step+112(FP), R14
+	VMOVUPS      (R10), Z24
+	VMOVUPS      64(R10), Z25
 	PREFETCHT0   (R10)(R11*8)
 	PREFETCHT0   64(R10)(R11*8)
-	VBROADCASTSS (CX), Z22
-	VFMADD231PS  Z20, Z22, Z0
-	VFMADD231PS  Z21, Z22, Z1
-	VBROADCASTSS (CX)(DX*1), Z22
-	VFMADD231PS  Z20, Z22, Z2
-	VFMADD231PS  Z21, Z22, Z3
-	VBROADCASTSS (CX)(DX*2), Z22
-	VFMADD231PS  Z20, Z22, Z4
-	VFMADD231PS  Z21, Z22, Z5
-	VBROADCASTSS (CX)(SI*1), Z22
-	VFMADD231PS  Z20, Z22, Z6
-	VFMADD231PS  Z21, Z22, Z7
-	VBROADCASTSS (CX)(DX*4), Z22
-	VFMADD231PS  Z20, Z22, Z8
-	VFMADD231PS  Z21, Z22, Z9
-	VBROADCASTSS (CX)(DI*1), Z22
-	VFMADD231PS  Z20, Z22, Z10
-	VFMADD231PS  Z21, Z22, Z11
-	VBROADCASTSS (CX)(SI*2), Z22
-	VFMADD231PS  Z20, Z22, Z12
-	VFMADD231PS  Z21, Z22, Z13
-	VBROADCASTSS (CX)(R8*1), Z22
-	VFMADD231PS  Z20, Z22, Z14
-	VFMADD231PS  Z21, Z22, Z15
-	VBROADCASTSS (CX)(DX*8), Z22
-	VFMADD231PS  Z20, Z22, Z16
-	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS (CX)(R9*1), Z22
-	VFMADD231PS  Z20, Z22, Z18
-	VFMADD231PS  Z21, Z22, Z19
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS (AX)(CX*1), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS (AX)(CX*2), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS (AX)(BX*1), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS (AX)(CX*4), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS (AX)(SI*1), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS (AX)(BX*2), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS (AX)(DI*1), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS (AX)(CX*8), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS (AX)(R8*1), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS (AX)(SI*2), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS (AX)(R9*1), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	ADDQ         DX, AX
 	ADDQ         R11, R10
 
 odd:
-	VMOVUPS.Z    (R10), K1, Z20
-	VMOVUPS.Z    64(R10), K2, Z21
+	VMOVUPS      (R10), Z24
+	VMOVUPS      64(R10), Z25
 	PREFETCHT0   (R10)(R11*8)
 	PREFETCHT0   64(R10)(R11*8)
-	VBROADCASTSS (CX), Z22
-	VFMADD231PS  Z20, Z22, Z0
-	VFMADD231PS  Z21, Z22, Z1
-	VBROADCASTSS (CX)(DX*1), Z22
-	VFMADD231PS  Z20, Z22, Z2
-	VFMADD231PS  Z21, Z22, Z3
-	VBROADCASTSS (CX)(DX*2), Z22
-	VFMADD231PS  Z20, Z22, Z4
-	VFMADD231PS  Z21, Z22, Z5
-	VBROADCASTSS (CX)(SI*1), Z22
-	VFMADD231PS  Z20, Z22, Z6
-	VFMADD231PS  Z21, Z22, Z7
-	VBROADCASTSS (CX)(DX*4), Z22
-	VFMADD231PS  Z20, Z22, Z8
-	VFMADD231PS  Z21, Z22, Z9
-	VBROADCASTSS (CX)(DI*1), Z22
-	VFMADD231PS  Z20, Z22, Z10
-	VFMADD231PS  Z21, Z22, Z11
-	VBROADCASTSS (CX)(SI*2), Z22
-	VFMADD231PS  Z20, Z22, Z12
-	VFMADD231PS  Z21, Z22, Z13
-	VBROADCASTSS (CX)(R8*1), Z22
-	VFMADD231PS  Z20, Z22, Z14
-	VFMADD231PS  Z21, Z22, Z15
-	VBROADCASTSS (CX)(DX*8), Z22
-	VFMADD231PS  Z20, Z22, Z16
-	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSS (CX)(R9*1), Z22
-	VFMADD231PS  Z20, Z22, Z18
-	VFMADD231PS  Z21, Z22, Z19
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS (AX)(CX*1), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS (AX)(CX*2), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS (AX)(BX*1), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS (AX)(CX*4), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS (AX)(SI*1), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS (AX)(BX*2), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS (AX)(DI*1), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS (AX)(CX*8), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS (AX)(R8*1), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS (AX)(SI*2), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS (AX)(R9*1), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	ADDQ         DX, AX
 	ADDQ         R11, R10
 	DECQ         R13
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, K1, (R12)
-	VMOVUPS      Z1, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z2, K1, (R12)
-	VMOVUPS      Z3, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z4, K1, (R12)
-	VMOVUPS      Z5, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z6, K1, (R12)
-	VMOVUPS      Z7, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z8, K1, (R12)
-	VMOVUPS      Z9, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z10, K1, (R12)
-	VMOVUPS      Z11, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z12, K1, (R12)
-	VMOVUPS      Z13, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z14, K1, (R12)
-	VMOVUPS      Z15, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z16, K1, (R12)
-	VMOVUPS      Z17, K2, 64(R12)
-	ADDQ         CX, R12
-	VMOVUPS      Z18, K1, (R12)
-	VMOVUPS      Z19, K2, 64(R12)
-	ADDQ         CX, R12
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R12)
+	VMOVUPS      Z1, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z2, (R12)
+	VMOVUPS      Z3, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z4, (R12)
+	VMOVUPS      Z5, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z6, (R12)
+	VMOVUPS      Z7, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z8, (R12)
+	VMOVUPS      Z9, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z10, (R12)
+	VMOVUPS      Z11, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z12, (R12)
+	VMOVUPS      Z13, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z14, (R12)
+	VMOVUPS      Z15, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z16, (R12)
+	VMOVUPS      Z17, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z18, (R12)
+	VMOVUPS      Z19, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z20, (R12)
+	VMOVUPS      Z21, 64(R12)
+	ADDQ         AX, R12
+	VMOVUPS      Z22, (R12)
+	VMOVUPS      Z23, 64(R12)
+	ADDQ         AX, R12
 	MOVQ         abs+24(FP), R13
-	LEAQ         (AX)(R13*4), AX
-	DECQ         R14
+	SHLQ         $0x02, R13
+	ADDQ         R13, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile11x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile12x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile11x32AVX512(SB), NOSPLIT, $0-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
+TEXT ·tile12x32AVX512Masked(SB), NOSPLIT, $0-120
+	MOVQ  ars+8(FP), CX
+	SHLQ  $0x02, CX
+	MOVQ  aks+16(FP), DX
 	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	LEAQ  (SI)(DX*2), DI
-	LEAQ  (DI)(DX*2), R8
-	LEAQ  (R8)(DX*2), R9
+	LEAQ  (CX)(CX*2), BX
+	LEAQ  (BX)(CX*2), SI
+	LEAQ  (SI)(CX*2), DI
+	LEAQ  (DI)(CX*2), R8
+	LEAQ  (R8)(CX*2), R9
 	MOVQ  bks+40(FP), R11
 	SHLQ  $0x02, R11
 	MOVQ  c+56(FP), R12
-	MOVQ  blocks+80(FP), R14
-	MOVQ  cols+88(FP), CX
+	MOVQ  next+104(FP), R14
+	MOVQ  cols+88(FP), AX
 	MOVQ  $-1, R10
-	BZHIQ CX, R10, R10
+	BZHIQ AX, R10, R10
 	KMOVW R10, K1
 	SHRQ  $0x10, R10
 	KMOVW R10, K2
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), R10
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -1658,6 +3971,8 @@ block:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
 	JMP    ready
 
 fromC:
@@ -1696,12 +4011,18 @@ fromC:
 	ADDQ      R15, R13
 	VMOVUPS.Z (R13), K1, Z20
 	VMOVUPS.Z 64(R13), K2, Z21
+	ADDQ      R15, R13
+	VMOVUPS.Z (R13), K1, Z22
+	VMOVUPS.Z 64(R13), K2, Z23
 
 ready:
 	MOVQ       ldc+64(FP), R15
 	SHLQ       $0x02, R15
-	IMUL3Q     $0x0b, R15, R13
+	IMUL3Q     $0x0c, R15, R13
 	ADDQ       R12, R13
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	ADDQ       R15, R13
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       R15, R13
@@ -1741,157 +4062,232 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS.Z    (R10), K1, Z22
-	VMOVUPS.Z    64(R10), K2, Z23
+	PREFETCHT1   (R14)
+	ADDQ         step+112(FP), R14
+	VMOVUPS.Z    (R10), K1, Z24
+	VMOVUPS.Z    64(R10), K2, Z25
 	PREFETCHT0   (R10)(R11*8)
 	PREFETCHT0   64(R10)(R11*8)
-	VBROADCASTSS (CX), Z24
-	VFMADD231PS  Z22, Z24, Z0
-	VFMADD231PS  Z23, Z24, Z1
-	VBROADCASTSS (CX)(DX*1), Z24
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (CX)(DX*2), Z24
-	VFMADD231PS  Z22, Z24, Z4
-	VFMADD231PS  Z23, Z24, Z5
-	VBROADCASTSS (CX)(SI*1), Z24
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (CX)(DX*4), Z24
-	VFMADD231PS  Z22, Z24, Z8
-	VFMADD231PS  Z23, Z24, Z9
-	VBROADCASTSS (CX)(DI*1), Z24
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (CX)(SI*2), Z24
-	VFMADD231PS  Z22, Z24, Z12
-	VFMADD231PS  Z23, Z24, Z13
-	VBROADCASTSS (CX)(R8*1), Z24
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (CX)(DX*8), Z24
-	VFMADD231PS  Z22, Z24, Z16
-	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS (CX)(R9*1), Z24
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	VBROADCASTSS (CX)(DI*2), Z24
-	VFMADD231PS  Z22, Z24, Z20
-	VFMADD231PS  Z23, Z24, Z21
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS (AX)(CX*1), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS (AX)(CX*2), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS (AX)(BX*1), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS (AX)(CX*4), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS (AX)(SI*1), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS (AX)(BX*2), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS (AX)(DI*1), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS (AX)(CX*8), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS (AX)(R8*1), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS (AX)(SI*2), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS (AX)(R9*1), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	ADDQ         DX, AX
 	ADDQ         R11, R10
 
 odd:
-	VMOVUPS.Z    (R10), K1, Z22
-	VMOVUPS.Z    64(R10), K2, Z23
+	VMOVUPS.Z    (R10), K1, Z24
+	VMOVUPS.Z    64(R10), K2, Z25
 	PREFETCHT0   (R10)(R11*8)
 	PREFETCHT0   64(R10)(R11*8)
-	VBROADCASTSS (CX), Z24
-	VFMADD231PS  Z22, Z24, Z0
-	VFMADD231PS  Z23, Z24, Z1
-	VBROADCASTSS (CX)(DX*1), Z24
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (CX)(DX*2), Z24
-	VFMADD231PS  Z22, Z24, Z4
-	VFMADD231PS  Z23, Z24, Z5
-	VBROADCASTSS (CX)(SI*1), Z24
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (CX)(DX*4), Z24
-	VFMADD231PS  Z22, Z24, Z8
-	VFMADD231PS  Z23, Z24, Z9
-	VBROADCASTSS (CX)(DI*1), Z24
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (CX)(SI*2), Z24
-	VFMADD231PS  Z22, Z24, Z12
-	VFMADD231PS  Z23, Z24, Z13
-	VBROADCASTSS (CX)(R8*1), Z24
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (CX)(DX*8), Z24
-	VFMADD231PS  Z22, Z24, Z16
-	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS (CX)(R9*1), Z24
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	VBROADCASTSS (CX)(DI*2), Z24
-	VFMADD231PS  Z22, Z24, Z20
-	VFMADD231PS  Z23, Z24, Z21
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS (AX)(CX*1), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS (AX)(CX*2), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS (AX)(BX*1), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS (AX)(CX*4), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS (AX)(SI*1), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS (AX)(BX*2), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS (AX)(DI*1), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS (AX)(CX*8), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS (AX)(R8*1), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS (AX)(SI*2), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS (AX)(R9*1), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	ADDQ         DX, AX
 	ADDQ         R11, R10
 	DECQ         R13
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Z0, K1, (R12)
 	VMOVUPS      Z1, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z2, K1, (R12)
 	VMOVUPS      Z3, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z4, K1, (R12)
 	VMOVUPS      Z5, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z6, K1, (R12)
 	VMOVUPS      Z7, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z8, K1, (R12)
 	VMOVUPS      Z9, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z10, K1, (R12)
 	VMOVUPS      Z11, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z12, K1, (R12)
 	VMOVUPS      Z13, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z14, K1, (R12)
 	VMOVUPS      Z15, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z16, K1, (R12)
 	VMOVUPS      Z17, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z18, K1, (R12)
 	VMOVUPS      Z19, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
 	VMOVUPS      Z20, K1, (R12)
 	VMOVUPS      Z21, K2, 64(R12)
-	ADDQ         CX, R12
+	ADDQ         AX, R12
+	VMOVUPS      Z22, K1, (R12)
+	VMOVUPS      Z23, K2, 64(R12)
+	ADDQ         AX, R12
 	MOVQ         abs+24(FP), R13
-	LEAQ         (AX)(R13*4), AX
-	DECQ         R14
+	SHLQ         $0x02, R13
+	ADDQ         R13, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile12x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·tile12x32AVX512(SB), NOSPLIT, $8-97
-	MOVQ  a+0(FP), AX
-	MOVQ  ars+8(FP), DX
-	SHLQ  $0x02, DX
-	MOVQ  aks+16(FP), BX
-	SHLQ  $0x02, BX
-	LEAQ  (DX)(DX*2), SI
-	LEAQ  (SI)(DX*2), DI
-	LEAQ  (DI)(DX*2), R8
-	LEAQ  (R8)(DX*2), R9
-	LEAQ  (R9)(DX*2), R10
-	MOVQ  bks+40(FP), R12
-	SHLQ  $0x02, R12
-	MOVQ  c+56(FP), R13
-	MOVQ  blocks+80(FP), R15
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, R11
-	BZHIQ CX, R11, R11
-	KMOVW R11, K1
-	SHRQ  $0x10, R11
-	KMOVW R11, K2
+// func tile1x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F
+TEXT ·tile1x64AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
+	SHLQ $0x02, CX
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ bps+48(FP), SI
+	SHLQ $0x02, SI
+	MOVQ c+56(FP), DI
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), R11
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	JMP    ready
+
+fromC:
+	MOVQ    DI, R8
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Z2
+	VMOVUPS 192(R8), Z3
+
+ready:
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VBROADCASTSS (AX), Z4
+	VFMADD231PS  (DX), Z4, Z0
+	VFMADD231PS  64(DX), Z4, Z1
+	VFMADD231PS  (DX)(SI*1), Z4, Z2
+	VFMADD231PS  64(DX)(SI*1), Z4, Z3
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+
+odd:
+	VBROADCASTSS (AX), Z4
+	VFMADD231PS  (DX), Z4, Z0
+	VFMADD231PS  64(DX), Z4, Z1
+	VFMADD231PS  (DX)(SI*1), Z4, Z2
+	VFMADD231PS  64(DX)(SI*1), Z4, Z3
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+	DECQ         R8
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile2x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F
+TEXT ·tile2x64AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	MOVQ bks+40(FP), SI
+	SHLQ $0x02, SI
+	MOVQ bps+48(FP), DI
+	SHLQ $0x02, DI
+	MOVQ c+56(FP), R8
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VPXORD Z0, Z0, Z0
@@ -1902,278 +4298,21 @@ block:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	JMP    ready
-
-fromC:
-	MOVQ      R13, R14
-	MOVQ      ldc+64(FP), BP
-	SHLQ      $0x02, BP
-	VMOVUPS.Z (R14), K1, Z0
-	VMOVUPS.Z 64(R14), K2, Z1
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z2
-	VMOVUPS.Z 64(R14), K2, Z3
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z4
-	VMOVUPS.Z 64(R14), K2, Z5
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z6
-	VMOVUPS.Z 64(R14), K2, Z7
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z8
-	VMOVUPS.Z 64(R14), K2, Z9
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z10
-	VMOVUPS.Z 64(R14), K2, Z11
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z12
-	VMOVUPS.Z 64(R14), K2, Z13
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z14
-	VMOVUPS.Z 64(R14), K2, Z15
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z16
-	VMOVUPS.Z 64(R14), K2, Z17
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z18
-	VMOVUPS.Z 64(R14), K2, Z19
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z20
-	VMOVUPS.Z 64(R14), K2, Z21
-	ADDQ      BP, R14
-	VMOVUPS.Z (R14), K1, Z22
-	VMOVUPS.Z 64(R14), K2, Z23
-
-ready:
-	MOVQ       ldc+64(FP), BP
-	SHLQ       $0x02, BP
-	IMUL3Q     $0x0c, BP, R14
-	ADDQ       R13, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	ADDQ       BP, R14
-	PREFETCHT0 (R14)
-	PREFETCHT0 64(R14)
-	MOVQ       k+72(FP), R14
-	INCQ       R14
-	SHRQ       $0x01, R14
-	JCC        odd
-	PCALIGN    $0x40
-
-even:
-	VMOVUPS.Z    (R11), K1, Z24
-	VMOVUPS.Z    64(R11), K2, Z25
-	PREFETCHT0   (R11)(R12*8)
-	PREFETCHT0   64(R11)(R12*8)
-	VBROADCASTSS (CX), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS (CX)(DX*1), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS (CX)(DX*2), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS (CX)(SI*1), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS (CX)(DX*4), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS (CX)(DI*1), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS (CX)(SI*2), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS (CX)(R8*1), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS (CX)(DX*8), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (CX)(R9*1), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS (CX)(DI*2), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS (CX)(R10*1), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	ADDQ         BX, CX
-	ADDQ         R12, R11
-
-odd:
-	VMOVUPS.Z    (R11), K1, Z24
-	VMOVUPS.Z    64(R11), K2, Z25
-	PREFETCHT0   (R11)(R12*8)
-	PREFETCHT0   64(R11)(R12*8)
-	VBROADCASTSS (CX), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS (CX)(DX*1), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS (CX)(DX*2), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS (CX)(SI*1), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS (CX)(DX*4), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS (CX)(DI*1), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS (CX)(SI*2), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS (CX)(R8*1), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS (CX)(DX*8), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (CX)(R9*1), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS (CX)(DI*2), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS (CX)(R10*1), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	ADDQ         BX, CX
-	ADDQ         R12, R11
-	DECQ         R14
-	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, K1, (R13)
-	VMOVUPS      Z1, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z2, K1, (R13)
-	VMOVUPS      Z3, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z4, K1, (R13)
-	VMOVUPS      Z5, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z6, K1, (R13)
-	VMOVUPS      Z7, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z8, K1, (R13)
-	VMOVUPS      Z9, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z10, K1, (R13)
-	VMOVUPS      Z11, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z12, K1, (R13)
-	VMOVUPS      Z13, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z14, K1, (R13)
-	VMOVUPS      Z15, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z16, K1, (R13)
-	VMOVUPS      Z17, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z18, K1, (R13)
-	VMOVUPS      Z19, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z20, K1, (R13)
-	VMOVUPS      Z21, K2, 64(R13)
-	ADDQ         CX, R13
-	VMOVUPS      Z22, K1, (R13)
-	VMOVUPS      Z23, K2, 64(R13)
-	ADDQ         CX, R13
-	MOVQ         abs+24(FP), R14
-	LEAQ         (AX)(R14*4), AX
-	DECQ         R15
-	JNZ          block
-	VZEROUPPER
-	RET
-
-// func tile1x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F
-TEXT ·tile1x64AVX512(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), CX
-	SHLQ $0x02, CX
-	MOVQ aks+16(FP), DX
-	SHLQ $0x02, DX
-	MOVQ bks+40(FP), SI
-	SHLQ $0x02, SI
-	MOVQ bps+48(FP), DI
-	SHLQ $0x02, DI
-	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
-
-block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), BX
-	CMPB   load+96(FP), $0x00
-	JNE    fromC
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
 	JMP    ready
 
 fromC:
 	MOVQ    R8, R9
-	MOVQ    ldc+64(FP), R11
-	SHLQ    $0x02, R11
+	MOVQ    ldc+64(FP), R10
+	SHLQ    $0x02, R10
 	VMOVUPS (R9), Z0
 	VMOVUPS 64(R9), Z1
 	VMOVUPS 128(R9), Z2
 	VMOVUPS 192(R9), Z3
+	ADDQ    R10, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	VMOVUPS 128(R9), Z6
+	VMOVUPS 192(R9), Z7
 
 ready:
 	MOVQ    k+72(FP), R9
@@ -2183,163 +4322,78 @@ ready:
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Z4
-	VFMADD231PS  (BX), Z4, Z0
-	VFMADD231PS  64(BX), Z4, Z1
-	VFMADD231PS  (BX)(DI*1), Z4, Z2
-	VFMADD231PS  64(BX)(DI*1), Z4, Z3
-	ADDQ         DX, CX
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	VMOVUPS      (BX)(DI*1), Z10
+	VMOVUPS      64(BX)(DI*1), Z11
+	VBROADCASTSS (AX), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (AX)(CX*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 
 odd:
-	VBROADCASTSS (CX), Z4
-	VFMADD231PS  (BX), Z4, Z0
-	VFMADD231PS  64(BX), Z4, Z1
-	VFMADD231PS  (BX)(DI*1), Z4, Z2
-	VFMADD231PS  64(BX)(DI*1), Z4, Z3
-	ADDQ         DX, CX
+	VMOVUPS      (BX), Z8
+	VMOVUPS      64(BX), Z9
+	VMOVUPS      (BX)(DI*1), Z10
+	VMOVUPS      64(BX)(DI*1), Z11
+	VBROADCASTSS (AX), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (AX)(CX*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 	DECQ         R9
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Z0, (R8)
 	VMOVUPS      Z1, 64(R8)
 	VMOVUPS      Z2, 128(R8)
 	VMOVUPS      Z3, 192(R8)
-	ADDQ         CX, R8
+	ADDQ         AX, R8
+	VMOVUPS      Z4, (R8)
+	VMOVUPS      Z5, 64(R8)
+	VMOVUPS      Z6, 128(R8)
+	VMOVUPS      Z7, 192(R8)
+	ADDQ         AX, R8
 	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile2x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile3x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, AVX512F
-TEXT ·tile2x64AVX512(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+TEXT ·tile3x64AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	MOVQ bks+40(FP), DI
+	MOVQ bks+40(FP), SI
+	SHLQ $0x02, SI
+	MOVQ bps+48(FP), DI
 	SHLQ $0x02, DI
-	MOVQ bps+48(FP), R8
-	SHLQ $0x02, R8
-	MOVQ c+56(FP), R9
-	MOVQ blocks+80(FP), R11
+	MOVQ c+56(FP), R8
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), SI
-	CMPB   load+96(FP), $0x00
-	JNE    fromC
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	JMP    ready
-
-fromC:
-	MOVQ    R9, R10
-	MOVQ    ldc+64(FP), R12
-	SHLQ    $0x02, R12
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R12, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-
-ready:
-	MOVQ    k+72(FP), R10
-	INCQ    R10
-	SHRQ    $0x01, R10
-	JCC     odd
-	PCALIGN $0x40
-
-even:
-	VMOVUPS      (SI), Z8
-	VMOVUPS      64(SI), Z9
-	VMOVUPS      (SI)(R8*1), Z10
-	VMOVUPS      64(SI)(R8*1), Z11
-	VBROADCASTSS (CX), Z12
-	VFMADD231PS  Z8, Z12, Z0
-	VFMADD231PS  Z9, Z12, Z1
-	VFMADD231PS  Z10, Z12, Z2
-	VFMADD231PS  Z11, Z12, Z3
-	VBROADCASTSS (CX)(DX*1), Z12
-	VFMADD231PS  Z8, Z12, Z4
-	VFMADD231PS  Z9, Z12, Z5
-	VFMADD231PS  Z10, Z12, Z6
-	VFMADD231PS  Z11, Z12, Z7
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-
-odd:
-	VMOVUPS      (SI), Z8
-	VMOVUPS      64(SI), Z9
-	VMOVUPS      (SI)(R8*1), Z10
-	VMOVUPS      64(SI)(R8*1), Z11
-	VBROADCASTSS (CX), Z12
-	VFMADD231PS  Z8, Z12, Z0
-	VFMADD231PS  Z9, Z12, Z1
-	VFMADD231PS  Z10, Z12, Z2
-	VFMADD231PS  Z11, Z12, Z3
-	VBROADCASTSS (CX)(DX*1), Z12
-	VFMADD231PS  Z8, Z12, Z4
-	VFMADD231PS  Z9, Z12, Z5
-	VFMADD231PS  Z10, Z12, Z6
-	VFMADD231PS  Z11, Z12, Z7
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R10
-	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, (R9)
-	VMOVUPS      Z1, 64(R9)
-	VMOVUPS      Z2, 128(R9)
-	VMOVUPS      Z3, 192(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Z4, (R9)
-	VMOVUPS      Z5, 64(R9)
-	VMOVUPS      Z6, 128(R9)
-	VMOVUPS      Z7, 192(R9)
-	ADDQ         CX, R9
-	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
-	JNZ          block
-	VZEROUPPER
-	RET
-
-// func tile3x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F
-TEXT ·tile3x64AVX512(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
-	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	MOVQ bks+40(FP), DI
-	SHLQ $0x02, DI
-	MOVQ bps+48(FP), R8
-	SHLQ $0x02, R8
-	MOVQ c+56(FP), R9
-	MOVQ blocks+80(FP), R11
-
-block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), SI
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VPXORD Z0, Z0, Z0
@@ -2357,120 +4411,119 @@ block:
 	JMP    ready
 
 fromC:
-	MOVQ    R9, R10
-	MOVQ    ldc+64(FP), R12
-	SHLQ    $0x02, R12
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R12, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	ADDQ    R12, R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	VMOVUPS 128(R10), Z10
-	VMOVUPS 192(R10), Z11
+	MOVQ    R8, R9
+	MOVQ    ldc+64(FP), R10
+	SHLQ    $0x02, R10
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Z2
+	VMOVUPS 192(R9), Z3
+	ADDQ    R10, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	VMOVUPS 128(R9), Z6
+	VMOVUPS 192(R9), Z7
+	ADDQ    R10, R9
+	VMOVUPS (R9), Z8
+	VMOVUPS 64(R9), Z9
+	VMOVUPS 128(R9), Z10
+	VMOVUPS 192(R9), Z11
 
 ready:
-	MOVQ    k+72(FP), R10
-	INCQ    R10
-	SHRQ    $0x01, R10
+	MOVQ    k+72(FP), R9
+	INCQ    R9
+	SHRQ    $0x01, R9
 	JCC     odd
 	PCALIGN $0x40
 
 even:
-	VMOVUPS      (SI), Z12
-	VMOVUPS      64(SI), Z13
-	VMOVUPS      (SI)(R8*1), Z14
-	VMOVUPS      64(SI)(R8*1), Z15
-	VBROADCASTSS (CX), Z16
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS      (BX)(DI*1), Z14
+	VMOVUPS      64(BX)(DI*1), Z15
+	VBROADCASTSS (AX), Z16
 	VFMADD231PS  Z12, Z16, Z0
 	VFMADD231PS  Z13, Z16, Z1
 	VFMADD231PS  Z14, Z16, Z2
 	VFMADD231PS  Z15, Z16, Z3
-	VBROADCASTSS (CX)(DX*1), Z16
+	VBROADCASTSS (AX)(CX*1), Z16
 	VFMADD231PS  Z12, Z16, Z4
 	VFMADD231PS  Z13, Z16, Z5
 	VFMADD231PS  Z14, Z16, Z6
 	VFMADD231PS  Z15, Z16, Z7
-	VBROADCASTSS (CX)(DX*2), Z16
+	VBROADCASTSS (AX)(CX*2), Z16
 	VFMADD231PS  Z12, Z16, Z8
 	VFMADD231PS  Z13, Z16, Z9
 	VFMADD231PS  Z14, Z16, Z10
 	VFMADD231PS  Z15, Z16, Z11
-	ADDQ         BX, CX
-	ADDQ         DI, SI
+	ADDQ         DX, AX
+	ADDQ         SI, BX
 
 odd:
-	VMOVUPS      (SI), Z12
-	VMOVUPS      64(SI), Z13
-	VMOVUPS      (SI)(R8*1), Z14
-	VMOVUPS      64(SI)(R8*1), Z15
-	VBROADCASTSS (CX), Z16
+	VMOVUPS      (BX), Z12
+	VMOVUPS      64(BX), Z13
+	VMOVUPS      (BX)(DI*1), Z14
+	VMOVUPS      64(BX)(DI*1), Z15
+	VBROADCASTSS (AX), Z16
 	VFMADD231PS  Z12, Z16, Z0
 	VFMADD231PS  Z13, Z16, Z1
 	VFMADD231PS  Z14, Z16, Z2
 	VFMADD231PS  Z15, Z16, Z3
-	VBROADCASTSS (CX)(DX*1), Z16
+	VBROADCASTSS (AX)(CX*1), Z16
 	VFMADD231PS  Z12, Z16, Z4
 	VFMADD231PS  Z13, Z16, Z5
 	VFMADD231PS  Z14, Z16, Z6
 	VFMADD231PS  Z15, Z16, Z7
-	VBROADCASTSS (CX)(DX*2), Z16
+	VBROADCASTSS (AX)(CX*2), Z16
 	VFMADD231PS  Z12, Z16, Z8
 	VFMADD231PS  Z13, Z16, Z9
 	VFMADD231PS  Z14, Z16, Z10
 	VFMADD231PS  Z15, Z16, Z11
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R10
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R9
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, (R9)
-	VMOVUPS      Z1, 64(R9)
-	VMOVUPS      Z2, 128(R9)
-	VMOVUPS      Z3, 192(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Z4, (R9)
-	VMOVUPS      Z5, 64(R9)
-	VMOVUPS      Z6, 128(R9)
-	VMOVUPS      Z7, 192(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Z8, (R9)
-	VMOVUPS      Z9, 64(R9)
-	VMOVUPS      Z10, 128(R9)
-	VMOVUPS      Z11, 192(R9)
-	ADDQ         CX, R9
-	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (R8)
+	VMOVUPS      Z1, 64(R8)
+	VMOVUPS      Z2, 128(R8)
+	VMOVUPS      Z3, 192(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z4, (R8)
+	VMOVUPS      Z5, 64(R8)
+	VMOVUPS      Z6, 128(R8)
+	VMOVUPS      Z7, 192(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Z8, (R8)
+	VMOVUPS      Z9, 64(R8)
+	VMOVUPS      Z10, 128(R8)
+	VMOVUPS      Z11, 192(R8)
+	ADDQ         AX, R8
+	MOVQ         abs+24(FP), R9
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile1x96AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile1x96AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, AVX512F
-TEXT ·tile1x96AVX512(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), CX
+TEXT ·tile1x96AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
 	SHLQ $0x02, CX
-	MOVQ aks+16(FP), DX
-	SHLQ $0x02, DX
-	MOVQ bks+40(FP), SI
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ bps+48(FP), SI
 	SHLQ $0x02, SI
-	MOVQ bps+48(FP), DI
-	SHLQ $0x02, DI
-	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
+	MOVQ c+56(FP), DI
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), BX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VPXORD Z0, Z0, Z0
@@ -2482,15 +4535,104 @@ block:
 	JMP    ready
 
 fromC:
+	MOVQ    DI, R8
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Z2
+	VMOVUPS 192(R8), Z3
+	VMOVUPS 256(R8), Z4
+	VMOVUPS 320(R8), Z5
+
+ready:
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VBROADCASTSS (AX), Z6
+	VFMADD231PS  (DX), Z6, Z0
+	VFMADD231PS  64(DX), Z6, Z1
+	VFMADD231PS  (DX)(SI*1), Z6, Z2
+	VFMADD231PS  64(DX)(SI*1), Z6, Z3
+	VFMADD231PS  (DX)(SI*2), Z6, Z4
+	VFMADD231PS  64(DX)(SI*2), Z6, Z5
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+
+odd:
+	VBROADCASTSS (AX), Z6
+	VFMADD231PS  (DX), Z6, Z0
+	VFMADD231PS  64(DX), Z6, Z1
+	VFMADD231PS  (DX)(SI*1), Z6, Z2
+	VFMADD231PS  64(DX)(SI*1), Z6, Z3
+	VFMADD231PS  (DX)(SI*2), Z6, Z4
+	VFMADD231PS  64(DX)(SI*2), Z6, Z5
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+	DECQ         R8
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	VMOVUPS      Z4, 256(DI)
+	VMOVUPS      Z5, 320(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile1x128AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, AVX512F
+TEXT ·tile1x128AVX512(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
+	SHLQ $0x02, CX
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ bps+48(FP), SI
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), DI
+	MOVQ c+56(FP), R8
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	JMP    ready
+
+fromC:
 	MOVQ    R8, R9
-	MOVQ    ldc+64(FP), R11
-	SHLQ    $0x02, R11
+	MOVQ    ldc+64(FP), R10
+	SHLQ    $0x02, R10
 	VMOVUPS (R9), Z0
 	VMOVUPS 64(R9), Z1
 	VMOVUPS 128(R9), Z2
 	VMOVUPS 192(R9), Z3
 	VMOVUPS 256(R9), Z4
 	VMOVUPS 320(R9), Z5
+	VMOVUPS 384(R9), Z6
+	VMOVUPS 448(R9), Z7
 
 ready:
 	MOVQ    k+72(FP), R9
@@ -2500,144 +4642,194 @@ ready:
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Z6
-	VFMADD231PS  (BX), Z6, Z0
-	VFMADD231PS  64(BX), Z6, Z1
-	VFMADD231PS  (BX)(DI*1), Z6, Z2
-	VFMADD231PS  64(BX)(DI*1), Z6, Z3
-	VFMADD231PS  (BX)(DI*2), Z6, Z4
-	VFMADD231PS  64(BX)(DI*2), Z6, Z5
-	ADDQ         DX, CX
-	ADDQ         SI, BX
+	VBROADCASTSS (AX), Z8
+	VFMADD231PS  (DX), Z8, Z0
+	VFMADD231PS  64(DX), Z8, Z1
+	VFMADD231PS  (DX)(SI*1), Z8, Z2
+	VFMADD231PS  64(DX)(SI*1), Z8, Z3
+	VFMADD231PS  (DX)(SI*2), Z8, Z4
+	VFMADD231PS  64(DX)(SI*2), Z8, Z5
+	VFMADD231PS  (DX)(DI*1), Z8, Z6
+	VFMADD231PS  64(DX)(DI*1), Z8, Z7
+	ADDQ         CX, AX
+	ADDQ         BX, DX
 
 odd:
-	VBROADCASTSS (CX), Z6
-	VFMADD231PS  (BX), Z6, Z0
-	VFMADD231PS  64(BX), Z6, Z1
-	VFMADD231PS  (BX)(DI*1), Z6, Z2
-	VFMADD231PS  64(BX)(DI*1), Z6, Z3
-	VFMADD231PS  (BX)(DI*2), Z6, Z4
-	VFMADD231PS  64(BX)(DI*2), Z6, Z5
-	ADDQ         DX, CX
-	ADDQ         SI, BX
+	VBROADCASTSS (AX), Z8
+	VFMADD231PS  (DX), Z8, Z0
+	VFMADD231PS  64(DX), Z8, Z1
+	VFMADD231PS  (DX)(SI*1), Z8, Z2
+	VFMADD231PS  64(DX)(SI*1), Z8, Z3
+	VFMADD231PS  (DX)(SI*2), Z8, Z4
+	VFMADD231PS  64(DX)(SI*2), Z8, Z5
+	VFMADD231PS  (DX)(DI*1), Z8, Z6
+	VFMADD231PS  64(DX)(DI*1), Z8, Z7
+	ADDQ         CX, AX
+	ADDQ         BX, DX
 	DECQ         R9
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Z0, (R8)
 	VMOVUPS      Z1, 64(R8)
 	VMOVUPS      Z2, 128(R8)
 	VMOVUPS      Z3, 192(R8)
 	VMOVUPS      Z4, 256(R8)
 	VMOVUPS      Z5, 320(R8)
-	ADDQ         CX, R8
+	VMOVUPS      Z6, 384(R8)
+	VMOVUPS      Z7, 448(R8)
+	ADDQ         AX, R8
 	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile1x128AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, AVX512F
-TEXT ·tile1x128AVX512(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), CX
+// func tile1x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, FMA3
+TEXT ·tile1x16AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
 	SHLQ $0x02, CX
-	MOVQ aks+16(FP), DX
-	SHLQ $0x02, DX
-	MOVQ bks+40(FP), SI
-	SHLQ $0x02, SI
-	MOVQ bps+48(FP), DI
-	SHLQ $0x02, DI
-	LEAQ (DI)(DI*2), R8
-	MOVQ c+56(FP), R9
-	MOVQ blocks+80(FP), R11
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ c+56(FP), SI
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), BX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 	JMP    ready
 
 fromC:
-	MOVQ    R9, R10
-	MOVQ    ldc+64(FP), R12
-	SHLQ    $0x02, R12
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	VMOVUPS 256(R10), Z4
-	VMOVUPS 320(R10), Z5
-	VMOVUPS 384(R10), Z6
-	VMOVUPS 448(R10), Z7
+	MOVQ    SI, DI
+	MOVQ    ldc+64(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
 
 ready:
-	MOVQ    k+72(FP), R10
-	INCQ    R10
-	SHRQ    $0x01, R10
+	MOVQ    k+72(FP), DI
+	INCQ    DI
+	SHRQ    $0x01, DI
 	JCC     odd
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Z8
-	VFMADD231PS  (BX), Z8, Z0
-	VFMADD231PS  64(BX), Z8, Z1
-	VFMADD231PS  (BX)(DI*1), Z8, Z2
-	VFMADD231PS  64(BX)(DI*1), Z8, Z3
-	VFMADD231PS  (BX)(DI*2), Z8, Z4
-	VFMADD231PS  64(BX)(DI*2), Z8, Z5
-	VFMADD231PS  (BX)(R8*1), Z8, Z6
-	VFMADD231PS  64(BX)(R8*1), Z8, Z7
-	ADDQ         DX, CX
-	ADDQ         SI, BX
+	VBROADCASTSS (AX), Y2
+	VFMADD231PS  (DX), Y2, Y0
+	VFMADD231PS  32(DX), Y2, Y1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
 
 odd:
-	VBROADCASTSS (CX), Z8
-	VFMADD231PS  (BX), Z8, Z0
-	VFMADD231PS  64(BX), Z8, Z1
-	VFMADD231PS  (BX)(DI*1), Z8, Z2
-	VFMADD231PS  64(BX)(DI*1), Z8, Z3
-	VFMADD231PS  (BX)(DI*2), Z8, Z4
-	VFMADD231PS  64(BX)(DI*2), Z8, Z5
-	VFMADD231PS  (BX)(R8*1), Z8, Z6
-	VFMADD231PS  64(BX)(R8*1), Z8, Z7
-	ADDQ         DX, CX
-	ADDQ         SI, BX
-	DECQ         R10
+	VBROADCASTSS (AX), Y2
+	VFMADD231PS  (DX), Y2, Y0
+	VFMADD231PS  32(DX), Y2, Y1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+	DECQ         DI
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Z0, (R9)
-	VMOVUPS      Z1, 64(R9)
-	VMOVUPS      Z2, 128(R9)
-	VMOVUPS      Z3, 192(R9)
-	VMOVUPS      Z4, 256(R9)
-	VMOVUPS      Z5, 320(R9)
-	VMOVUPS      Z6, 384(R9)
-	VMOVUPS      Z7, 448(R9)
-	ADDQ         CX, R9
-	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Y0, (SI)
+	VMOVUPS      Y1, 32(SI)
+	ADDQ         AX, SI
+	MOVQ         abs+24(FP), DI
+	SHLQ         $0x02, DI
+	ADDQ         DI, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile1x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile1x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3
-TEXT ·tile1x16AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
+TEXT ·tile1x16AVX2Masked(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
+	SHLQ $0x02, CX
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ c+56(FP), SI
+	MOVQ cols+88(FP), AX
+	LEAQ tileMasks<>+64(SB), R8
+	NEGQ AX
+	LEAQ (R8)(AX*4), R8
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	JMP    ready
+
+fromC:
+	MOVQ       SI, DI
+	MOVQ       ldc+64(FP), R9
+	SHLQ       $0x02, R9
+	VMOVUPS    (R8), Y0
+	VMASKMOVPS (DI), Y0, Y0
+	VMOVUPS    32(R8), Y1
+	VMASKMOVPS 32(DI), Y1, Y1
+
+ready:
+	MOVQ    k+72(FP), DI
+	INCQ    DI
+	SHRQ    $0x01, DI
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VBROADCASTSS (AX), Y2
+	VMOVUPS      (R8), Y3
+	VMASKMOVPS   (DX), Y3, Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      32(R8), Y3
+	VMASKMOVPS   32(DX), Y3, Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+
+odd:
+	VBROADCASTSS (AX), Y2
+	VMOVUPS      (R8), Y3
+	VMASKMOVPS   (DX), Y3, Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      32(R8), Y3
+	VMASKMOVPS   32(DX), Y3, Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+	DECQ         DI
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      (R8), Y2
+	VMASKMOVPS   Y0, Y2, (SI)
+	VMOVUPS      32(R8), Y0
+	VMASKMOVPS   Y1, Y0, 32(SI)
+	ADDQ         AX, SI
+	MOVQ         abs+24(FP), DI
+	SHLQ         $0x02, DI
+	ADDQ         DI, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile2x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, FMA3
+TEXT ·tile2x16AVX2(SB), NOSPLIT, $0-120
 	MOVQ ars+8(FP), CX
 	SHLQ $0x02, CX
 	MOVQ aks+16(FP), DX
@@ -2645,23 +4837,27 @@ TEXT ·tile1x16AVX2(SB), NOSPLIT, $0-97
 	MOVQ bks+40(FP), SI
 	SHLQ $0x02, SI
 	MOVQ c+56(FP), DI
-	MOVQ blocks+80(FP), R9
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 	JMP    ready
 
 fromC:
 	MOVQ    DI, R8
-	MOVQ    ldc+64(FP), R10
-	SHLQ    $0x02, R10
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
+	ADDQ    R9, R8
+	VMOVUPS (R8), Y2
+	VMOVUPS 32(R8), Y3
 
 ready:
 	MOVQ    k+72(FP), R8
@@ -2671,36 +4867,49 @@ ready:
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  (BX), Y2, Y0
-	VFMADD231PS  32(BX), Y2, Y1
-	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS (AX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (AX)(CX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 
 odd:
-	VBROADCASTSS (CX), Y2
-	VFMADD231PS  (BX), Y2, Y0
-	VFMADD231PS  32(BX), Y2, Y1
-	ADDQ         DX, CX
+	VMOVUPS      (BX), Y4
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS (AX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (AX)(CX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Y0, (DI)
 	VMOVUPS      Y1, 32(DI)
-	ADDQ         CX, DI
+	ADDQ         AX, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         AX, DI
 	MOVQ         abs+24(FP), R8
-	LEAQ         (AX)(R8*4), AX
-	DECQ         R9
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile1x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile2x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3
-TEXT ·tile1x16AVX2Masked(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
+TEXT ·tile2x16AVX2Masked(SB), NOSPLIT, $0-120
 	MOVQ ars+8(FP), CX
 	SHLQ $0x02, CX
 	MOVQ aks+16(FP), DX
@@ -2708,29 +4917,35 @@ TEXT ·tile1x16AVX2Masked(SB), NOSPLIT, $0-97
 	MOVQ bks+40(FP), SI
 	SHLQ $0x02, SI
 	MOVQ c+56(FP), DI
-	MOVQ blocks+80(FP), R9
-	MOVQ cols+88(FP), CX
-	LEAQ tileMasks<>+64(SB), R10
-	NEGQ CX
-	LEAQ (R10)(CX*4), R10
+	MOVQ cols+88(FP), AX
+	LEAQ tileMasks<>+64(SB), R9
+	NEGQ AX
+	LEAQ (R9)(AX*4), R9
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 	JMP    ready
 
 fromC:
 	MOVQ       DI, R8
-	MOVQ       ldc+64(FP), R11
-	SHLQ       $0x02, R11
-	VMOVUPS    (R10), Y0
+	MOVQ       ldc+64(FP), R10
+	SHLQ       $0x02, R10
+	VMOVUPS    (R9), Y0
 	VMASKMOVPS (R8), Y0, Y0
-	VMOVUPS    32(R10), Y1
+	VMOVUPS    32(R9), Y1
 	VMASKMOVPS 32(R8), Y1, Y1
+	ADDQ       R10, R8
+	VMOVUPS    (R9), Y2
+	VMASKMOVPS (R8), Y2, Y2
+	VMOVUPS    32(R9), Y3
+	VMASKMOVPS 32(R8), Y3, Y3
 
 ready:
 	MOVQ    k+72(FP), R8
@@ -2740,235 +4955,277 @@ ready:
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Y2
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y3
-	VFMADD231PS  Y3, Y2, Y0
-	VMOVUPS      32(R10), Y3
-	VMASKMOVPS   32(BX), Y3, Y3
-	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         DX, CX
+	VMOVUPS      (R9), Y4
+	VMASKMOVPS   (BX), Y4, Y4
+	VMOVUPS      32(R9), Y5
+	VMASKMOVPS   32(BX), Y5, Y5
+	VBROADCASTSS (AX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (AX)(CX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 
 odd:
-	VBROADCASTSS (CX), Y2
-	VMOVUPS      (R10), Y3
-	VMASKMOVPS   (BX), Y3, Y3
-	VFMADD231PS  Y3, Y2, Y0
-	VMOVUPS      32(R10), Y3
-	VMASKMOVPS   32(BX), Y3, Y3
-	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         DX, CX
+	VMOVUPS      (R9), Y4
+	VMASKMOVPS   (BX), Y4, Y4
+	VMOVUPS      32(R9), Y5
+	VMASKMOVPS   32(BX), Y5, Y5
+	VBROADCASTSS (AX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (AX)(CX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DX, AX
 	ADDQ         SI, BX
 	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      (R10), Y2
-	VMASKMOVPS   Y0, Y2, (DI)
-	VMOVUPS      32(R10), Y0
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      (R9), Y4
+	VMASKMOVPS   Y0, Y4, (DI)
+	VMOVUPS      32(R9), Y0
 	VMASKMOVPS   Y1, Y0, 32(DI)
-	ADDQ         CX, DI
+	ADDQ         AX, DI
+	VMOVUPS      (R9), Y0
+	VMASKMOVPS   Y2, Y0, (DI)
+	VMOVUPS      32(R9), Y0
+	VMASKMOVPS   Y3, Y0, 32(DI)
+	ADDQ         AX, DI
 	MOVQ         abs+24(FP), R8
-	LEAQ         (AX)(R8*4), AX
-	DECQ         R9
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile2x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile3x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3
-TEXT ·tile2x16AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+TEXT ·tile3x16AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	MOVQ bks+40(FP), DI
-	SHLQ $0x02, DI
-	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
+	MOVQ bks+40(FP), SI
+	SHLQ $0x02, SI
+	MOVQ c+56(FP), DI
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), SI
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
 	JMP    ready
 
 fromC:
-	MOVQ    R8, R9
-	MOVQ    ldc+64(FP), R11
-	SHLQ    $0x02, R11
-	VMOVUPS (R9), Y0
-	VMOVUPS 32(R9), Y1
-	ADDQ    R11, R9
-	VMOVUPS (R9), Y2
-	VMOVUPS 32(R9), Y3
+	MOVQ    DI, R8
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+	ADDQ    R9, R8
+	VMOVUPS (R8), Y2
+	VMOVUPS 32(R8), Y3
+	ADDQ    R9, R8
+	VMOVUPS (R8), Y4
+	VMOVUPS 32(R8), Y5
 
 ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
 	JCC     odd
 	PCALIGN $0x40
 
 even:
-	VMOVUPS      (SI), Y4
-	VMOVUPS      32(SI), Y5
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (CX)(DX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         BX, CX
-	ADDQ         DI, SI
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	VBROADCASTSS (AX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (AX)(CX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (AX)(CX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
 
 odd:
-	VMOVUPS      (SI), Y4
-	VMOVUPS      32(SI), Y5
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (CX)(DX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R9
+	VMOVUPS      (BX), Y6
+	VMOVUPS      32(BX), Y7
+	VBROADCASTSS (AX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (AX)(CX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (AX)(CX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Y0, (R8)
-	VMOVUPS      Y1, 32(R8)
-	ADDQ         CX, R8
-	VMOVUPS      Y2, (R8)
-	VMOVUPS      Y3, 32(R8)
-	ADDQ         CX, R8
-	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile2x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile3x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3
-TEXT ·tile2x16AVX2Masked(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+TEXT ·tile3x16AVX2Masked(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	MOVQ bks+40(FP), DI
-	SHLQ $0x02, DI
-	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
-	MOVQ cols+88(FP), CX
-	LEAQ tileMasks<>+64(SB), R11
-	NEGQ CX
-	LEAQ (R11)(CX*4), R11
+	MOVQ bks+40(FP), SI
+	SHLQ $0x02, SI
+	MOVQ c+56(FP), DI
+	MOVQ cols+88(FP), AX
+	LEAQ tileMasks<>+64(SB), R9
+	NEGQ AX
+	LEAQ (R9)(AX*4), R9
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), SI
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
 	JMP    ready
 
 fromC:
-	MOVQ       R8, R9
-	MOVQ       ldc+64(FP), R12
-	SHLQ       $0x02, R12
-	VMOVUPS    (R11), Y0
-	VMASKMOVPS (R9), Y0, Y0
-	VMOVUPS    32(R11), Y1
-	VMASKMOVPS 32(R9), Y1, Y1
-	ADDQ       R12, R9
-	VMOVUPS    (R11), Y2
-	VMASKMOVPS (R9), Y2, Y2
-	VMOVUPS    32(R11), Y3
-	VMASKMOVPS 32(R9), Y3, Y3
+	MOVQ       DI, R8
+	MOVQ       ldc+64(FP), R10
+	SHLQ       $0x02, R10
+	VMOVUPS    (R9), Y0
+	VMASKMOVPS (R8), Y0, Y0
+	VMOVUPS    32(R9), Y1
+	VMASKMOVPS 32(R8), Y1, Y1
+	ADDQ       R10, R8
+	VMOVUPS    (R9), Y2
+	VMASKMOVPS (R8), Y2, Y2
+	VMOVUPS    32(R9), Y3
+	VMASKMOVPS 32(R8), Y3, Y3
+	ADDQ       R10, R8
+	VMOVUPS    (R9), Y4
+	VMASKMOVPS (R8), Y4, Y4
+	VMOVUPS    32(R9), Y5
+	VMASKMOVPS 32(R8), Y5, Y5
 
 ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
 	JCC     odd
 	PCALIGN $0x40
 
 even:
-	VMOVUPS      (R11), Y4
-	VMASKMOVPS   (SI), Y4, Y4
-	VMOVUPS      32(R11), Y5
-	VMASKMOVPS   32(SI), Y5, Y5
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (CX)(DX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         BX, CX
-	ADDQ         DI, SI
+	VMOVUPS      (R9), Y6
+	VMASKMOVPS   (BX), Y6, Y6
+	VMOVUPS      32(R9), Y7
+	VMASKMOVPS   32(BX), Y7, Y7
+	VBROADCASTSS (AX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (AX)(CX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (AX)(CX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
 
 odd:
-	VMOVUPS      (R11), Y4
-	VMASKMOVPS   (SI), Y4, Y4
-	VMOVUPS      32(R11), Y5
-	VMASKMOVPS   32(SI), Y5, Y5
-	VBROADCASTSS (CX), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (CX)(DX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R9
+	VMOVUPS      (R9), Y6
+	VMASKMOVPS   (BX), Y6, Y6
+	VMOVUPS      32(R9), Y7
+	VMASKMOVPS   32(BX), Y7, Y7
+	VBROADCASTSS (AX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (AX)(CX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (AX)(CX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      (R11), Y4
-	VMASKMOVPS   Y0, Y4, (R8)
-	VMOVUPS      32(R11), Y0
-	VMASKMOVPS   Y1, Y0, 32(R8)
-	ADDQ         CX, R8
-	VMOVUPS      (R11), Y0
-	VMASKMOVPS   Y2, Y0, (R8)
-	VMOVUPS      32(R11), Y0
-	VMASKMOVPS   Y3, Y0, 32(R8)
-	ADDQ         CX, R8
-	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      (R9), Y6
+	VMASKMOVPS   Y0, Y6, (DI)
+	VMOVUPS      32(R9), Y0
+	VMASKMOVPS   Y1, Y0, 32(DI)
+	ADDQ         AX, DI
+	VMOVUPS      (R9), Y0
+	VMASKMOVPS   Y2, Y0, (DI)
+	VMOVUPS      32(R9), Y0
+	VMASKMOVPS   Y3, Y0, 32(DI)
+	ADDQ         AX, DI
+	VMOVUPS      (R9), Y0
+	VMASKMOVPS   Y4, Y0, (DI)
+	VMOVUPS      32(R9), Y0
+	VMASKMOVPS   Y5, Y0, 32(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile3x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, FMA3
-TEXT ·tile3x16AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+// func tile4x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·tile4x16AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
+	LEAQ (CX)(CX*2), BX
 	MOVQ bks+40(FP), DI
 	SHLQ $0x02, DI
 	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
+	MOVQ next+104(FP), R10
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), SI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -2978,6 +5235,8 @@ block:
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
 	JMP    ready
 
 fromC:
@@ -2992,82 +5251,110 @@ fromC:
 	ADDQ    R11, R9
 	VMOVUPS (R9), Y4
 	VMOVUPS 32(R9), Y5
+	ADDQ    R11, R9
+	VMOVUPS (R9), Y6
+	VMOVUPS 32(R9), Y7
 
 ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
-	JCC     odd
-	PCALIGN $0x40
+	MOVQ       ldc+64(FP), R11
+	SHLQ       $0x02, R11
+	IMUL3Q     $0x04, R11, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
+	JCC        odd
+	PCALIGN    $0x40
 
 even:
-	VMOVUPS      (SI), Y6
-	VMOVUPS      32(SI), Y7
-	VBROADCASTSS (CX), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (CX)(DX*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (CX)(DX*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         BX, CX
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS      (SI), Y8
+	VMOVUPS      32(SI), Y9
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (AX)(CX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (AX)(CX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (AX)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DX, AX
 	ADDQ         DI, SI
 
 odd:
-	VMOVUPS      (SI), Y6
-	VMOVUPS      32(SI), Y7
-	VBROADCASTSS (CX), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (CX)(DX*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (CX)(DX*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         BX, CX
+	VMOVUPS      (SI), Y8
+	VMOVUPS      32(SI), Y9
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (AX)(CX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (AX)(CX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (AX)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DX, AX
 	ADDQ         DI, SI
 	DECQ         R9
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Y0, (R8)
 	VMOVUPS      Y1, 32(R8)
-	ADDQ         CX, R8
+	ADDQ         AX, R8
 	VMOVUPS      Y2, (R8)
 	VMOVUPS      Y3, 32(R8)
-	ADDQ         CX, R8
+	ADDQ         AX, R8
 	VMOVUPS      Y4, (R8)
 	VMOVUPS      Y5, 32(R8)
-	ADDQ         CX, R8
+	ADDQ         AX, R8
+	VMOVUPS      Y6, (R8)
+	VMOVUPS      Y7, 32(R8)
+	ADDQ         AX, R8
 	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile3x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, FMA3
-TEXT ·tile3x16AVX2Masked(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+// func tile4x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·tile4x16AVX2Masked(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
+	LEAQ (CX)(CX*2), BX
 	MOVQ bks+40(FP), DI
 	SHLQ $0x02, DI
 	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
-	MOVQ cols+88(FP), CX
+	MOVQ next+104(FP), R10
+	MOVQ cols+88(FP), AX
 	LEAQ tileMasks<>+64(SB), R11
-	NEGQ CX
-	LEAQ (R11)(CX*4), R11
+	NEGQ AX
+	LEAQ (R11)(AX*4), R11
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), SI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -3077,6 +5364,8 @@ block:
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
 	JMP    ready
 
 fromC:
@@ -3097,217 +5386,121 @@ fromC:
 	VMASKMOVPS (R9), Y4, Y4
 	VMOVUPS    32(R11), Y5
 	VMASKMOVPS 32(R9), Y5, Y5
-
-ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
-	JCC     odd
-	PCALIGN $0x40
-
-even:
-	VMOVUPS      (R11), Y6
-	VMASKMOVPS   (SI), Y6, Y6
-	VMOVUPS      32(R11), Y7
-	VMASKMOVPS   32(SI), Y7, Y7
-	VBROADCASTSS (CX), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (CX)(DX*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (CX)(DX*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-
-odd:
-	VMOVUPS      (R11), Y6
-	VMASKMOVPS   (SI), Y6, Y6
-	VMOVUPS      32(R11), Y7
-	VMASKMOVPS   32(SI), Y7, Y7
-	VBROADCASTSS (CX), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (CX)(DX*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (CX)(DX*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R9
-	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      (R11), Y6
-	VMASKMOVPS   Y0, Y6, (R8)
-	VMOVUPS      32(R11), Y0
-	VMASKMOVPS   Y1, Y0, 32(R8)
-	ADDQ         CX, R8
-	VMOVUPS      (R11), Y0
-	VMASKMOVPS   Y2, Y0, (R8)
-	VMOVUPS      32(R11), Y0
-	VMASKMOVPS   Y3, Y0, 32(R8)
-	ADDQ         CX, R8
-	VMOVUPS      (R11), Y0
-	VMASKMOVPS   Y4, Y0, (R8)
-	VMOVUPS      32(R11), Y0
-	VMASKMOVPS   Y5, Y0, 32(R8)
-	ADDQ         CX, R8
-	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
-	JNZ          block
-	VZEROUPPER
-	RET
-
-// func tile4x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, FMA3, MMX+
-TEXT ·tile4x16AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
-	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	LEAQ (DX)(DX*2), SI
-	MOVQ bks+40(FP), R8
-	SHLQ $0x02, R8
-	MOVQ c+56(FP), R9
-	MOVQ blocks+80(FP), R11
-
-block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), DI
-	CMPB   load+96(FP), $0x00
-	JNE    fromC
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	JMP    ready
-
-fromC:
-	MOVQ    R9, R10
-	MOVQ    ldc+64(FP), R12
-	SHLQ    $0x02, R12
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R12, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R12, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	ADDQ    R12, R10
-	VMOVUPS (R10), Y6
-	VMOVUPS 32(R10), Y7
+	ADDQ       R12, R9
+	VMOVUPS    (R11), Y6
+	VMASKMOVPS (R9), Y6, Y6
+	VMOVUPS    32(R11), Y7
+	VMASKMOVPS 32(R9), Y7, Y7
 
 ready:
 	MOVQ       ldc+64(FP), R12
 	SHLQ       $0x02, R12
-	IMUL3Q     $0x04, R12, R10
-	ADDQ       R9, R10
-	PREFETCHT0 (R10)
-	ADDQ       R12, R10
-	PREFETCHT0 (R10)
-	ADDQ       R12, R10
-	PREFETCHT0 (R10)
-	ADDQ       R12, R10
-	PREFETCHT0 (R10)
-	MOVQ       k+72(FP), R10
-	INCQ       R10
-	SHRQ       $0x01, R10
+	IMUL3Q     $0x04, R12, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	ADDQ       R12, R9
+	PREFETCHT0 (R9)
+	ADDQ       R12, R9
+	PREFETCHT0 (R9)
+	ADDQ       R12, R9
+	PREFETCHT0 (R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
 	JCC        odd
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
-	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y10
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS      (R11), Y8
+	VMASKMOVPS   (SI), Y8, Y8
+	VMOVUPS      32(R11), Y9
+	VMASKMOVPS   32(SI), Y9, Y9
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (CX)(DX*1), Y10
+	VBROADCASTSS (AX)(CX*1), Y10
 	VFMADD231PS  Y8, Y10, Y2
 	VFMADD231PS  Y9, Y10, Y3
-	VBROADCASTSS (CX)(DX*2), Y10
+	VBROADCASTSS (AX)(CX*2), Y10
 	VFMADD231PS  Y8, Y10, Y4
 	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (CX)(SI*1), Y10
+	VBROADCASTSS (AX)(BX*1), Y10
 	VFMADD231PS  Y8, Y10, Y6
 	VFMADD231PS  Y9, Y10, Y7
-	ADDQ         BX, CX
-	ADDQ         R8, DI
+	ADDQ         DX, AX
+	ADDQ         DI, SI
 
 odd:
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
-	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y10
+	VMOVUPS      (R11), Y8
+	VMASKMOVPS   (SI), Y8, Y8
+	VMOVUPS      32(R11), Y9
+	VMASKMOVPS   32(SI), Y9, Y9
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (CX)(DX*1), Y10
+	VBROADCASTSS (AX)(CX*1), Y10
 	VFMADD231PS  Y8, Y10, Y2
 	VFMADD231PS  Y9, Y10, Y3
-	VBROADCASTSS (CX)(DX*2), Y10
+	VBROADCASTSS (AX)(CX*2), Y10
 	VFMADD231PS  Y8, Y10, Y4
 	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (CX)(SI*1), Y10
+	VBROADCASTSS (AX)(BX*1), Y10
 	VFMADD231PS  Y8, Y10, Y6
 	VFMADD231PS  Y9, Y10, Y7
-	ADDQ         BX, CX
-	ADDQ         R8, DI
-	DECQ         R10
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+	DECQ         R9
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y1, 32(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Y2, (R9)
-	VMOVUPS      Y3, 32(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Y4, (R9)
-	VMOVUPS      Y5, 32(R9)
-	ADDQ         CX, R9
-	VMOVUPS      Y6, (R9)
-	VMOVUPS      Y7, 32(R9)
-	ADDQ         CX, R9
-	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      (R11), Y8
+	VMASKMOVPS   Y0, Y8, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y1, Y0, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   Y2, Y0, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y3, Y0, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   Y4, Y0, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y5, Y0, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   Y6, Y0, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y7, Y0, 32(R8)
+	ADDQ         AX, R8
+	MOVQ         abs+24(FP), R9
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile4x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile5x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·tile4x16AVX2Masked(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+TEXT ·tile5x16AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	LEAQ (DX)(DX*2), SI
-	MOVQ bks+40(FP), R8
-	SHLQ $0x02, R8
-	MOVQ c+56(FP), R9
-	MOVQ blocks+80(FP), R11
-	MOVQ cols+88(FP), CX
-	LEAQ tileMasks<>+64(SB), R12
-	NEGQ CX
-	LEAQ (R12)(CX*4), R12
+	LEAQ (CX)(CX*2), BX
+	MOVQ bks+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ c+56(FP), R8
+	MOVQ next+104(FP), R10
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), DI
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), SI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VXORPS Y0, Y0, Y0
@@ -3318,138 +5511,306 @@ block:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
 	JMP    ready
 
 fromC:
-	MOVQ       R9, R10
-	MOVQ       ldc+64(FP), R13
-	SHLQ       $0x02, R13
-	VMOVUPS    (R12), Y0
-	VMASKMOVPS (R10), Y0, Y0
-	VMOVUPS    32(R12), Y1
-	VMASKMOVPS 32(R10), Y1, Y1
-	ADDQ       R13, R10
-	VMOVUPS    (R12), Y2
-	VMASKMOVPS (R10), Y2, Y2
-	VMOVUPS    32(R12), Y3
-	VMASKMOVPS 32(R10), Y3, Y3
-	ADDQ       R13, R10
-	VMOVUPS    (R12), Y4
-	VMASKMOVPS (R10), Y4, Y4
-	VMOVUPS    32(R12), Y5
-	VMASKMOVPS 32(R10), Y5, Y5
-	ADDQ       R13, R10
-	VMOVUPS    (R12), Y6
-	VMASKMOVPS (R10), Y6, Y6
-	VMOVUPS    32(R12), Y7
-	VMASKMOVPS 32(R10), Y7, Y7
+	MOVQ    R8, R9
+	MOVQ    ldc+64(FP), R11
+	SHLQ    $0x02, R11
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	ADDQ    R11, R9
+	VMOVUPS (R9), Y2
+	VMOVUPS 32(R9), Y3
+	ADDQ    R11, R9
+	VMOVUPS (R9), Y4
+	VMOVUPS 32(R9), Y5
+	ADDQ    R11, R9
+	VMOVUPS (R9), Y6
+	VMOVUPS 32(R9), Y7
+	ADDQ    R11, R9
+	VMOVUPS (R9), Y8
+	VMOVUPS 32(R9), Y9
 
 ready:
-	MOVQ       ldc+64(FP), R13
-	SHLQ       $0x02, R13
-	IMUL3Q     $0x04, R13, R10
-	ADDQ       R9, R10
-	PREFETCHT0 (R10)
-	ADDQ       R13, R10
-	PREFETCHT0 (R10)
-	ADDQ       R13, R10
-	PREFETCHT0 (R10)
-	ADDQ       R13, R10
-	PREFETCHT0 (R10)
-	MOVQ       k+72(FP), R10
-	INCQ       R10
-	SHRQ       $0x01, R10
+	MOVQ       ldc+64(FP), R11
+	SHLQ       $0x02, R11
+	IMUL3Q     $0x05, R11, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	ADDQ       R11, R9
+	PREFETCHT0 (R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
 	JCC        odd
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS      (R12), Y8
-	VMASKMOVPS   (DI), Y8, Y8
-	VMOVUPS      32(R12), Y9
-	VMASKMOVPS   32(DI), Y9, Y9
-	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (CX)(DX*1), Y10
-	VFMADD231PS  Y8, Y10, Y2
-	VFMADD231PS  Y9, Y10, Y3
-	VBROADCASTSS (CX)(DX*2), Y10
-	VFMADD231PS  Y8, Y10, Y4
-	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (CX)(SI*1), Y10
-	VFMADD231PS  Y8, Y10, Y6
-	VFMADD231PS  Y9, Y10, Y7
-	ADDQ         BX, CX
-	ADDQ         R8, DI
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS      (SI), Y10
+	VMOVUPS      32(SI), Y11
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (AX)(CX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (AX)(CX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (AX)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (AX)(CX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
 
 odd:
-	VMOVUPS      (R12), Y8
-	VMASKMOVPS   (DI), Y8, Y8
-	VMOVUPS      32(R12), Y9
-	VMASKMOVPS   32(DI), Y9, Y9
-	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y10
-	VFMADD231PS  Y8, Y10, Y0
-	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS (CX)(DX*1), Y10
-	VFMADD231PS  Y8, Y10, Y2
-	VFMADD231PS  Y9, Y10, Y3
-	VBROADCASTSS (CX)(DX*2), Y10
-	VFMADD231PS  Y8, Y10, Y4
-	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (CX)(SI*1), Y10
-	VFMADD231PS  Y8, Y10, Y6
-	VFMADD231PS  Y9, Y10, Y7
-	ADDQ         BX, CX
-	ADDQ         R8, DI
-	DECQ         R10
+	VMOVUPS      (SI), Y10
+	VMOVUPS      32(SI), Y11
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (AX)(CX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (AX)(CX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (AX)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (AX)(CX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+	DECQ         R9
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      (R12), Y8
-	VMASKMOVPS   Y0, Y8, (R9)
-	VMOVUPS      32(R12), Y0
-	VMASKMOVPS   Y1, Y0, 32(R9)
-	ADDQ         CX, R9
-	VMOVUPS      (R12), Y0
-	VMASKMOVPS   Y2, Y0, (R9)
-	VMOVUPS      32(R12), Y0
-	VMASKMOVPS   Y3, Y0, 32(R9)
-	ADDQ         CX, R9
-	VMOVUPS      (R12), Y0
-	VMASKMOVPS   Y4, Y0, (R9)
-	VMOVUPS      32(R12), Y0
-	VMASKMOVPS   Y5, Y0, 32(R9)
-	ADDQ         CX, R9
-	VMOVUPS      (R12), Y0
-	VMASKMOVPS   Y6, Y0, (R9)
-	VMOVUPS      32(R12), Y0
-	VMASKMOVPS   Y7, Y0, 32(R9)
-	ADDQ         CX, R9
-	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Y0, (R8)
+	VMOVUPS      Y1, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Y2, (R8)
+	VMOVUPS      Y3, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Y4, (R8)
+	VMOVUPS      Y5, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Y6, (R8)
+	VMOVUPS      Y7, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      Y8, (R8)
+	VMOVUPS      Y9, 32(R8)
+	ADDQ         AX, R8
+	MOVQ         abs+24(FP), R9
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile5x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile5x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·tile5x16AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+TEXT ·tile5x16AVX2Masked(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	LEAQ (DX)(DX*2), SI
+	LEAQ (CX)(CX*2), BX
+	MOVQ bks+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ c+56(FP), R8
+	MOVQ next+104(FP), R10
+	MOVQ cols+88(FP), AX
+	LEAQ tileMasks<>+64(SB), R11
+	NEGQ AX
+	LEAQ (R11)(AX*4), R11
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), SI
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	JMP    ready
+
+fromC:
+	MOVQ       R8, R9
+	MOVQ       ldc+64(FP), R12
+	SHLQ       $0x02, R12
+	VMOVUPS    (R11), Y0
+	VMASKMOVPS (R9), Y0, Y0
+	VMOVUPS    32(R11), Y1
+	VMASKMOVPS 32(R9), Y1, Y1
+	ADDQ       R12, R9
+	VMOVUPS    (R11), Y2
+	VMASKMOVPS (R9), Y2, Y2
+	VMOVUPS    32(R11), Y3
+	VMASKMOVPS 32(R9), Y3, Y3
+	ADDQ       R12, R9
+	VMOVUPS    (R11), Y4
+	VMASKMOVPS (R9), Y4, Y4
+	VMOVUPS    32(R11), Y5
+	VMASKMOVPS 32(R9), Y5, Y5
+	ADDQ       R12, R9
+	VMOVUPS    (R11), Y6
+	VMASKMOVPS (R9), Y6, Y6
+	VMOVUPS    32(R11), Y7
+	VMASKMOVPS 32(R9), Y7, Y7
+	ADDQ       R12, R9
+	VMOVUPS    (R11), Y8
+	VMASKMOVPS (R9), Y8, Y8
+	VMOVUPS    32(R11), Y9
+	VMASKMOVPS 32(R9), Y9, Y9
+
+ready:
+	MOVQ       ldc+64(FP), R12
+	SHLQ       $0x02, R12
+	IMUL3Q     $0x05, R12, R9
+	ADDQ       R8, R9
+	PREFETCHT0 (R9)
+	ADDQ       R12, R9
+	PREFETCHT0 (R9)
+	ADDQ       R12, R9
+	PREFETCHT0 (R9)
+	ADDQ       R12, R9
+	PREFETCHT0 (R9)
+	ADDQ       R12, R9
+	PREFETCHT0 (R9)
+	MOVQ       k+72(FP), R9
+	INCQ       R9
+	SHRQ       $0x01, R9
+	JCC        odd
+	PCALIGN    $0x40
+
+even:
+	PREFETCHT1   (R10)
+	ADDQ         step+112(FP), R10
+	VMOVUPS      (R11), Y10
+	VMASKMOVPS   (SI), Y10, Y10
+	VMOVUPS      32(R11), Y11
+	VMASKMOVPS   32(SI), Y11, Y11
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (AX)(CX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (AX)(CX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (AX)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (AX)(CX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+
+odd:
+	VMOVUPS      (R11), Y10
+	VMASKMOVPS   (SI), Y10, Y10
+	VMOVUPS      32(R11), Y11
+	VMASKMOVPS   32(SI), Y11, Y11
+	PREFETCHT0   (SI)(DI*8)
+	VBROADCASTSS (AX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (AX)(CX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (AX)(CX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (AX)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (AX)(CX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DX, AX
+	ADDQ         DI, SI
+	DECQ         R9
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      (R11), Y10
+	VMASKMOVPS   Y0, Y10, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y1, Y0, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   Y2, Y0, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y3, Y0, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   Y4, Y0, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y5, Y0, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   Y6, Y0, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y7, Y0, 32(R8)
+	ADDQ         AX, R8
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   Y8, Y0, (R8)
+	VMOVUPS      32(R11), Y0
+	VMASKMOVPS   Y9, Y0, 32(R8)
+	ADDQ         AX, R8
+	MOVQ         abs+24(FP), R9
+	SHLQ         $0x02, R9
+	ADDQ         R9, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile6x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·tile6x16AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
+	SHLQ $0x02, DX
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
 	MOVQ bks+40(FP), R8
 	SHLQ $0x02, R8
 	MOVQ c+56(FP), R9
-	MOVQ blocks+80(FP), R11
+	MOVQ next+104(FP), R11
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), DI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -3463,6 +5824,8 @@ block:
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
 	JMP    ready
 
 fromC:
@@ -3483,12 +5846,17 @@ fromC:
 	ADDQ    R12, R10
 	VMOVUPS (R10), Y8
 	VMOVUPS 32(R10), Y9
+	ADDQ    R12, R10
+	VMOVUPS (R10), Y10
+	VMOVUPS 32(R10), Y11
 
 ready:
 	MOVQ       ldc+64(FP), R12
 	SHLQ       $0x02, R12
-	IMUL3Q     $0x05, R12, R10
+	IMUL3Q     $0x06, R12, R10
 	ADDQ       R9, R10
+	PREFETCHT0 (R10)
+	ADDQ       R12, R10
 	PREFETCHT0 (R10)
 	ADDQ       R12, R10
 	PREFETCHT0 (R10)
@@ -3505,94 +5873,106 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS      (DI), Y10
-	VMOVUPS      32(DI), Y11
+	PREFETCHT1   (R11)
+	ADDQ         step+112(FP), R11
+	VMOVUPS      (DI), Y12
+	VMOVUPS      32(DI), Y13
 	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS (CX)(DX*1), Y12
-	VFMADD231PS  Y10, Y12, Y2
-	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (CX)(DX*2), Y12
-	VFMADD231PS  Y10, Y12, Y4
-	VFMADD231PS  Y11, Y12, Y5
-	VBROADCASTSS (CX)(SI*1), Y12
-	VFMADD231PS  Y10, Y12, Y6
-	VFMADD231PS  Y11, Y12, Y7
-	VBROADCASTSS (CX)(DX*4), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (AX)(CX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (AX)(CX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (AX)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (AX)(CX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (AX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 
 odd:
-	VMOVUPS      (DI), Y10
-	VMOVUPS      32(DI), Y11
+	VMOVUPS      (DI), Y12
+	VMOVUPS      32(DI), Y13
 	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS (CX)(DX*1), Y12
-	VFMADD231PS  Y10, Y12, Y2
-	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (CX)(DX*2), Y12
-	VFMADD231PS  Y10, Y12, Y4
-	VFMADD231PS  Y11, Y12, Y5
-	VBROADCASTSS (CX)(SI*1), Y12
-	VFMADD231PS  Y10, Y12, Y6
-	VFMADD231PS  Y11, Y12, Y7
-	VBROADCASTSS (CX)(DX*4), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (AX)(CX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (AX)(CX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (AX)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (AX)(CX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (AX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 	DECQ         R10
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Y0, (R9)
 	VMOVUPS      Y1, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Y2, (R9)
 	VMOVUPS      Y3, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Y4, (R9)
 	VMOVUPS      Y5, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Y6, (R9)
 	VMOVUPS      Y7, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      Y8, (R9)
 	VMOVUPS      Y9, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
+	VMOVUPS      Y10, (R9)
+	VMOVUPS      Y11, 32(R9)
+	ADDQ         AX, R9
 	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	SHLQ         $0x02, R10
+	ADDQ         R10, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile5x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile6x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·tile5x16AVX2Masked(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+TEXT ·tile6x16AVX2Masked(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	LEAQ (DX)(DX*2), SI
+	LEAQ (CX)(CX*2), BX
+	LEAQ (BX)(CX*2), SI
 	MOVQ bks+40(FP), R8
 	SHLQ $0x02, R8
 	MOVQ c+56(FP), R9
-	MOVQ blocks+80(FP), R11
-	MOVQ cols+88(FP), CX
+	MOVQ next+104(FP), R11
+	MOVQ cols+88(FP), AX
 	LEAQ tileMasks<>+64(SB), R12
-	NEGQ CX
-	LEAQ (R12)(CX*4), R12
+	NEGQ AX
+	LEAQ (R12)(AX*4), R12
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), DI
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -3606,6 +5986,8 @@ block:
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
 	JMP    ready
 
 fromC:
@@ -3636,12 +6018,19 @@ fromC:
 	VMASKMOVPS (R10), Y8, Y8
 	VMOVUPS    32(R12), Y9
 	VMASKMOVPS 32(R10), Y9, Y9
+	ADDQ       R13, R10
+	VMOVUPS    (R12), Y10
+	VMASKMOVPS (R10), Y10, Y10
+	VMOVUPS    32(R12), Y11
+	VMASKMOVPS 32(R10), Y11, Y11
 
 ready:
 	MOVQ       ldc+64(FP), R13
 	SHLQ       $0x02, R13
-	IMUL3Q     $0x05, R13, R10
+	IMUL3Q     $0x06, R13, R10
 	ADDQ       R9, R10
+	PREFETCHT0 (R10)
+	ADDQ       R13, R10
 	PREFETCHT0 (R10)
 	ADDQ       R13, R10
 	PREFETCHT0 (R10)
@@ -3658,464 +6047,214 @@ ready:
 	PCALIGN    $0x40
 
 even:
-	VMOVUPS      (R12), Y10
-	VMASKMOVPS   (DI), Y10, Y10
-	VMOVUPS      32(R12), Y11
-	VMASKMOVPS   32(DI), Y11, Y11
+	PREFETCHT1   (R11)
+	ADDQ         step+112(FP), R11
+	VMOVUPS      (R12), Y12
+	VMASKMOVPS   (DI), Y12, Y12
+	VMOVUPS      32(R12), Y13
+	VMASKMOVPS   32(DI), Y13, Y13
 	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS (CX)(DX*1), Y12
-	VFMADD231PS  Y10, Y12, Y2
-	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (CX)(DX*2), Y12
-	VFMADD231PS  Y10, Y12, Y4
-	VFMADD231PS  Y11, Y12, Y5
-	VBROADCASTSS (CX)(SI*1), Y12
-	VFMADD231PS  Y10, Y12, Y6
-	VFMADD231PS  Y11, Y12, Y7
-	VBROADCASTSS (CX)(DX*4), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (AX)(CX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (AX)(CX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (AX)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (AX)(CX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (AX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 
 odd:
-	VMOVUPS      (R12), Y10
-	VMASKMOVPS   (DI), Y10, Y10
-	VMOVUPS      32(R12), Y11
-	VMASKMOVPS   32(DI), Y11, Y11
+	VMOVUPS      (R12), Y12
+	VMASKMOVPS   (DI), Y12, Y12
+	VMOVUPS      32(R12), Y13
+	VMASKMOVPS   32(DI), Y13, Y13
 	PREFETCHT0   (DI)(R8*8)
-	VBROADCASTSS (CX), Y12
-	VFMADD231PS  Y10, Y12, Y0
-	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS (CX)(DX*1), Y12
-	VFMADD231PS  Y10, Y12, Y2
-	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (CX)(DX*2), Y12
-	VFMADD231PS  Y10, Y12, Y4
-	VFMADD231PS  Y11, Y12, Y5
-	VBROADCASTSS (CX)(SI*1), Y12
-	VFMADD231PS  Y10, Y12, Y6
-	VFMADD231PS  Y11, Y12, Y7
-	VBROADCASTSS (CX)(DX*4), Y12
-	VFMADD231PS  Y10, Y12, Y8
-	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         BX, CX
+	VBROADCASTSS (AX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (AX)(CX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (AX)(CX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (AX)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (AX)(CX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (AX)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DX, AX
 	ADDQ         R8, DI
 	DECQ         R10
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      (R12), Y10
-	VMASKMOVPS   Y0, Y10, (R9)
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      (R12), Y12
+	VMASKMOVPS   Y0, Y12, (R9)
 	VMOVUPS      32(R12), Y0
 	VMASKMOVPS   Y1, Y0, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      (R12), Y0
 	VMASKMOVPS   Y2, Y0, (R9)
 	VMOVUPS      32(R12), Y0
 	VMASKMOVPS   Y3, Y0, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      (R12), Y0
 	VMASKMOVPS   Y4, Y0, (R9)
 	VMOVUPS      32(R12), Y0
 	VMASKMOVPS   Y5, Y0, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      (R12), Y0
 	VMASKMOVPS   Y6, Y0, (R9)
 	VMOVUPS      32(R12), Y0
 	VMASKMOVPS   Y7, Y0, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
 	VMOVUPS      (R12), Y0
 	VMASKMOVPS   Y8, Y0, (R9)
 	VMOVUPS      32(R12), Y0
 	VMASKMOVPS   Y9, Y0, 32(R9)
-	ADDQ         CX, R9
+	ADDQ         AX, R9
+	VMOVUPS      (R12), Y0
+	VMASKMOVPS   Y10, Y0, (R9)
+	VMOVUPS      32(R12), Y0
+	VMASKMOVPS   Y11, Y0, 32(R9)
+	ADDQ         AX, R9
 	MOVQ         abs+24(FP), R10
-	LEAQ         (AX)(R10*4), AX
-	DECQ         R11
+	SHLQ         $0x02, R10
+	ADDQ         R10, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile6x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, FMA3, MMX+
-TEXT ·tile6x16AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
-	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	LEAQ (DX)(DX*2), SI
-	LEAQ (SI)(DX*2), DI
-	MOVQ bks+40(FP), R9
-	SHLQ $0x02, R9
-	MOVQ c+56(FP), R10
-	MOVQ blocks+80(FP), R12
-
-block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), R8
-	CMPB   load+96(FP), $0x00
-	JNE    fromC
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	JMP    ready
-
-fromC:
-	MOVQ    R10, R11
-	MOVQ    ldc+64(FP), R13
-	SHLQ    $0x02, R13
-	VMOVUPS (R11), Y0
-	VMOVUPS 32(R11), Y1
-	ADDQ    R13, R11
-	VMOVUPS (R11), Y2
-	VMOVUPS 32(R11), Y3
-	ADDQ    R13, R11
-	VMOVUPS (R11), Y4
-	VMOVUPS 32(R11), Y5
-	ADDQ    R13, R11
-	VMOVUPS (R11), Y6
-	VMOVUPS 32(R11), Y7
-	ADDQ    R13, R11
-	VMOVUPS (R11), Y8
-	VMOVUPS 32(R11), Y9
-	ADDQ    R13, R11
-	VMOVUPS (R11), Y10
-	VMOVUPS 32(R11), Y11
-
-ready:
-	MOVQ       ldc+64(FP), R13
-	SHLQ       $0x02, R13
-	IMUL3Q     $0x06, R13, R11
-	ADDQ       R10, R11
-	PREFETCHT0 (R11)
-	ADDQ       R13, R11
-	PREFETCHT0 (R11)
-	ADDQ       R13, R11
-	PREFETCHT0 (R11)
-	ADDQ       R13, R11
-	PREFETCHT0 (R11)
-	ADDQ       R13, R11
-	PREFETCHT0 (R11)
-	ADDQ       R13, R11
-	PREFETCHT0 (R11)
-	MOVQ       k+72(FP), R11
-	INCQ       R11
-	SHRQ       $0x01, R11
-	JCC        odd
-	PCALIGN    $0x40
-
-even:
-	VMOVUPS      (R8), Y12
-	VMOVUPS      32(R8), Y13
-	PREFETCHT0   (R8)(R9*8)
-	VBROADCASTSS (CX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (CX)(DX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (CX)(DX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (CX)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (CX)(DX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (CX)(DI*1), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         BX, CX
-	ADDQ         R9, R8
-
-odd:
-	VMOVUPS      (R8), Y12
-	VMOVUPS      32(R8), Y13
-	PREFETCHT0   (R8)(R9*8)
-	VBROADCASTSS (CX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (CX)(DX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (CX)(DX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (CX)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (CX)(DX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (CX)(DI*1), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         BX, CX
-	ADDQ         R9, R8
-	DECQ         R11
-	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Y0, (R10)
-	VMOVUPS      Y1, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Y2, (R10)
-	VMOVUPS      Y3, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Y4, (R10)
-	VMOVUPS      Y5, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Y6, (R10)
-	VMOVUPS      Y7, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Y8, (R10)
-	VMOVUPS      Y9, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      Y10, (R10)
-	VMOVUPS      Y11, 32(R10)
-	ADDQ         CX, R10
-	MOVQ         abs+24(FP), R11
-	LEAQ         (AX)(R11*4), AX
-	DECQ         R12
-	JNZ          block
-	VZEROUPPER
-	RET
-
-// func tile6x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, FMA3, MMX+
-TEXT ·tile6x16AVX2Masked(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
-	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	LEAQ (DX)(DX*2), SI
-	LEAQ (SI)(DX*2), DI
-	MOVQ bks+40(FP), R9
-	SHLQ $0x02, R9
-	MOVQ c+56(FP), R10
-	MOVQ blocks+80(FP), R12
-	MOVQ cols+88(FP), CX
-	LEAQ tileMasks<>+64(SB), R13
-	NEGQ CX
-	LEAQ (R13)(CX*4), R13
-
-block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), R8
-	CMPB   load+96(FP), $0x00
-	JNE    fromC
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	JMP    ready
-
-fromC:
-	MOVQ       R10, R11
-	MOVQ       ldc+64(FP), R14
-	SHLQ       $0x02, R14
-	VMOVUPS    (R13), Y0
-	VMASKMOVPS (R11), Y0, Y0
-	VMOVUPS    32(R13), Y1
-	VMASKMOVPS 32(R11), Y1, Y1
-	ADDQ       R14, R11
-	VMOVUPS    (R13), Y2
-	VMASKMOVPS (R11), Y2, Y2
-	VMOVUPS    32(R13), Y3
-	VMASKMOVPS 32(R11), Y3, Y3
-	ADDQ       R14, R11
-	VMOVUPS    (R13), Y4
-	VMASKMOVPS (R11), Y4, Y4
-	VMOVUPS    32(R13), Y5
-	VMASKMOVPS 32(R11), Y5, Y5
-	ADDQ       R14, R11
-	VMOVUPS    (R13), Y6
-	VMASKMOVPS (R11), Y6, Y6
-	VMOVUPS    32(R13), Y7
-	VMASKMOVPS 32(R11), Y7, Y7
-	ADDQ       R14, R11
-	VMOVUPS    (R13), Y8
-	VMASKMOVPS (R11), Y8, Y8
-	VMOVUPS    32(R13), Y9
-	VMASKMOVPS 32(R11), Y9, Y9
-	ADDQ       R14, R11
-	VMOVUPS    (R13), Y10
-	VMASKMOVPS (R11), Y10, Y10
-	VMOVUPS    32(R13), Y11
-	VMASKMOVPS 32(R11), Y11, Y11
-
-ready:
-	MOVQ       ldc+64(FP), R14
-	SHLQ       $0x02, R14
-	IMUL3Q     $0x06, R14, R11
-	ADDQ       R10, R11
-	PREFETCHT0 (R11)
-	ADDQ       R14, R11
-	PREFETCHT0 (R11)
-	ADDQ       R14, R11
-	PREFETCHT0 (R11)
-	ADDQ       R14, R11
-	PREFETCHT0 (R11)
-	ADDQ       R14, R11
-	PREFETCHT0 (R11)
-	ADDQ       R14, R11
-	PREFETCHT0 (R11)
-	MOVQ       k+72(FP), R11
-	INCQ       R11
-	SHRQ       $0x01, R11
-	JCC        odd
-	PCALIGN    $0x40
-
-even:
-	VMOVUPS      (R13), Y12
-	VMASKMOVPS   (R8), Y12, Y12
-	VMOVUPS      32(R13), Y13
-	VMASKMOVPS   32(R8), Y13, Y13
-	PREFETCHT0   (R8)(R9*8)
-	VBROADCASTSS (CX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (CX)(DX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (CX)(DX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (CX)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (CX)(DX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (CX)(DI*1), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         BX, CX
-	ADDQ         R9, R8
-
-odd:
-	VMOVUPS      (R13), Y12
-	VMASKMOVPS   (R8), Y12, Y12
-	VMOVUPS      32(R13), Y13
-	VMASKMOVPS   32(R8), Y13, Y13
-	PREFETCHT0   (R8)(R9*8)
-	VBROADCASTSS (CX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (CX)(DX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (CX)(DX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (CX)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (CX)(DX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (CX)(DI*1), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         BX, CX
-	ADDQ         R9, R8
-	DECQ         R11
-	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      (R13), Y12
-	VMASKMOVPS   Y0, Y12, (R10)
-	VMOVUPS      32(R13), Y0
-	VMASKMOVPS   Y1, Y0, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      (R13), Y0
-	VMASKMOVPS   Y2, Y0, (R10)
-	VMOVUPS      32(R13), Y0
-	VMASKMOVPS   Y3, Y0, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      (R13), Y0
-	VMASKMOVPS   Y4, Y0, (R10)
-	VMOVUPS      32(R13), Y0
-	VMASKMOVPS   Y5, Y0, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      (R13), Y0
-	VMASKMOVPS   Y6, Y0, (R10)
-	VMOVUPS      32(R13), Y0
-	VMASKMOVPS   Y7, Y0, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      (R13), Y0
-	VMASKMOVPS   Y8, Y0, (R10)
-	VMOVUPS      32(R13), Y0
-	VMASKMOVPS   Y9, Y0, 32(R10)
-	ADDQ         CX, R10
-	VMOVUPS      (R13), Y0
-	VMASKMOVPS   Y10, Y0, (R10)
-	VMOVUPS      32(R13), Y0
-	VMASKMOVPS   Y11, Y0, 32(R10)
-	ADDQ         CX, R10
-	MOVQ         abs+24(FP), R11
-	LEAQ         (AX)(R11*4), AX
-	DECQ         R12
-	JNZ          block
-	VZEROUPPER
-	RET
-
-// func tile1x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile1x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3
-TEXT ·tile1x32AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), CX
+TEXT ·tile1x32AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
 	SHLQ $0x02, CX
-	MOVQ aks+16(FP), DX
-	SHLQ $0x02, DX
-	MOVQ bks+40(FP), SI
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ c+56(FP), SI
+
+block:
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
+	CMPB   load+96(FP), $0x00
+	JNE    fromC
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	JMP    ready
+
+fromC:
+	MOVQ    SI, DI
+	MOVQ    ldc+64(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VMOVUPS 64(DI), Y2
+	VMOVUPS 96(DI), Y3
+
+ready:
+	MOVQ    k+72(FP), DI
+	INCQ    DI
+	SHRQ    $0x01, DI
+	JCC     odd
+	PCALIGN $0x40
+
+even:
+	VBROADCASTSS (AX), Y4
+	VFMADD231PS  (DX), Y4, Y0
+	VFMADD231PS  32(DX), Y4, Y1
+	VFMADD231PS  64(DX), Y4, Y2
+	VFMADD231PS  96(DX), Y4, Y3
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+
+odd:
+	VBROADCASTSS (AX), Y4
+	VFMADD231PS  (DX), Y4, Y0
+	VFMADD231PS  32(DX), Y4, Y1
+	VFMADD231PS  64(DX), Y4, Y2
+	VFMADD231PS  96(DX), Y4, Y3
+	ADDQ         CX, AX
+	ADDQ         BX, DX
+	DECQ         DI
+	JNZ          even
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Y0, (SI)
+	VMOVUPS      Y1, 32(SI)
+	VMOVUPS      Y2, 64(SI)
+	VMOVUPS      Y3, 96(SI)
+	ADDQ         AX, SI
+	MOVQ         abs+24(FP), DI
+	SHLQ         $0x02, DI
+	ADDQ         DI, a+0(FP)
+	DECQ         blocks+80(FP)
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func tile1x64AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+// Requires: AVX, FMA3
+TEXT ·tile1x64AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), AX
+	SHLQ $0x02, AX
+	MOVQ aks+16(FP), CX
+	SHLQ $0x02, CX
+	MOVQ bks+40(FP), BX
+	SHLQ $0x02, BX
+	MOVQ bps+48(FP), SI
 	SHLQ $0x02, SI
 	MOVQ c+56(FP), DI
-	MOVQ blocks+80(FP), R9
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), BX
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), DX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
 	JMP    ready
 
 fromC:
 	MOVQ    DI, R8
-	MOVQ    ldc+64(FP), R10
-	SHLQ    $0x02, R10
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
 	VMOVUPS 64(R8), Y2
 	VMOVUPS 96(R8), Y3
+	VMOVUPS 128(R8), Y4
+	VMOVUPS 160(R8), Y5
+	VMOVUPS 192(R8), Y6
+	VMOVUPS 224(R8), Y7
 
 ready:
 	MOVQ    k+72(FP), R8
@@ -4125,55 +6264,64 @@ ready:
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  (BX), Y4, Y0
-	VFMADD231PS  32(BX), Y4, Y1
-	VFMADD231PS  64(BX), Y4, Y2
-	VFMADD231PS  96(BX), Y4, Y3
-	ADDQ         DX, CX
-	ADDQ         SI, BX
+	VBROADCASTSS (AX), Y8
+	VFMADD231PS  (DX), Y8, Y0
+	VFMADD231PS  32(DX), Y8, Y1
+	VFMADD231PS  64(DX), Y8, Y2
+	VFMADD231PS  96(DX), Y8, Y3
+	VFMADD231PS  (DX)(SI*1), Y8, Y4
+	VFMADD231PS  32(DX)(SI*1), Y8, Y5
+	VFMADD231PS  64(DX)(SI*1), Y8, Y6
+	VFMADD231PS  96(DX)(SI*1), Y8, Y7
+	ADDQ         CX, AX
+	ADDQ         BX, DX
 
 odd:
-	VBROADCASTSS (CX), Y4
-	VFMADD231PS  (BX), Y4, Y0
-	VFMADD231PS  32(BX), Y4, Y1
-	VFMADD231PS  64(BX), Y4, Y2
-	VFMADD231PS  96(BX), Y4, Y3
-	ADDQ         DX, CX
-	ADDQ         SI, BX
+	VBROADCASTSS (AX), Y8
+	VFMADD231PS  (DX), Y8, Y0
+	VFMADD231PS  32(DX), Y8, Y1
+	VFMADD231PS  64(DX), Y8, Y2
+	VFMADD231PS  96(DX), Y8, Y3
+	VFMADD231PS  (DX)(SI*1), Y8, Y4
+	VFMADD231PS  32(DX)(SI*1), Y8, Y5
+	VFMADD231PS  64(DX)(SI*1), Y8, Y6
+	VFMADD231PS  96(DX)(SI*1), Y8, Y7
+	ADDQ         CX, AX
+	ADDQ         BX, DX
 	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
 	VMOVUPS      Y0, (DI)
 	VMOVUPS      Y1, 32(DI)
 	VMOVUPS      Y2, 64(DI)
 	VMOVUPS      Y3, 96(DI)
-	ADDQ         CX, DI
+	VMOVUPS      Y4, 128(DI)
+	VMOVUPS      Y5, 160(DI)
+	VMOVUPS      Y6, 192(DI)
+	VMOVUPS      Y7, 224(DI)
+	ADDQ         AX, DI
 	MOVQ         abs+24(FP), R8
-	LEAQ         (AX)(R8*4), AX
-	DECQ         R9
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile1x64AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile2x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3
-TEXT ·tile1x64AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
+TEXT ·tile2x32AVX2(SB), NOSPLIT, $0-120
 	MOVQ ars+8(FP), CX
 	SHLQ $0x02, CX
 	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
 	MOVQ bks+40(FP), SI
 	SHLQ $0x02, SI
-	MOVQ bps+48(FP), DI
-	SHLQ $0x02, DI
-	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
+	MOVQ c+56(FP), DI
 
 block:
-	MOVQ   AX, CX
+	MOVQ   a+0(FP), AX
 	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
@@ -4188,191 +6336,97 @@ block:
 	JMP    ready
 
 fromC:
-	MOVQ    R8, R9
-	MOVQ    ldc+64(FP), R11
-	SHLQ    $0x02, R11
-	VMOVUPS (R9), Y0
-	VMOVUPS 32(R9), Y1
-	VMOVUPS 64(R9), Y2
-	VMOVUPS 96(R9), Y3
-	VMOVUPS 128(R9), Y4
-	VMOVUPS 160(R9), Y5
-	VMOVUPS 192(R9), Y6
-	VMOVUPS 224(R9), Y7
+	MOVQ    DI, R8
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+	VMOVUPS 64(R8), Y2
+	VMOVUPS 96(R8), Y3
+	ADDQ    R9, R8
+	VMOVUPS (R8), Y4
+	VMOVUPS 32(R8), Y5
+	VMOVUPS 64(R8), Y6
+	VMOVUPS 96(R8), Y7
 
 ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
 	JCC     odd
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Y8
-	VFMADD231PS  (BX), Y8, Y0
-	VFMADD231PS  32(BX), Y8, Y1
-	VFMADD231PS  64(BX), Y8, Y2
-	VFMADD231PS  96(BX), Y8, Y3
-	VFMADD231PS  (BX)(DI*1), Y8, Y4
-	VFMADD231PS  32(BX)(DI*1), Y8, Y5
-	VFMADD231PS  64(BX)(DI*1), Y8, Y6
-	VFMADD231PS  96(BX)(DI*1), Y8, Y7
-	ADDQ         DX, CX
-	ADDQ         SI, BX
-
-odd:
-	VBROADCASTSS (CX), Y8
-	VFMADD231PS  (BX), Y8, Y0
-	VFMADD231PS  32(BX), Y8, Y1
-	VFMADD231PS  64(BX), Y8, Y2
-	VFMADD231PS  96(BX), Y8, Y3
-	VFMADD231PS  (BX)(DI*1), Y8, Y4
-	VFMADD231PS  32(BX)(DI*1), Y8, Y5
-	VFMADD231PS  64(BX)(DI*1), Y8, Y6
-	VFMADD231PS  96(BX)(DI*1), Y8, Y7
-	ADDQ         DX, CX
-	ADDQ         SI, BX
-	DECQ         R9
-	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Y0, (R8)
-	VMOVUPS      Y1, 32(R8)
-	VMOVUPS      Y2, 64(R8)
-	VMOVUPS      Y3, 96(R8)
-	VMOVUPS      Y4, 128(R8)
-	VMOVUPS      Y5, 160(R8)
-	VMOVUPS      Y6, 192(R8)
-	VMOVUPS      Y7, 224(R8)
-	ADDQ         CX, R8
-	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
-	JNZ          block
-	VZEROUPPER
-	RET
-
-// func tile2x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
-// Requires: AVX, FMA3
-TEXT ·tile2x32AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
-	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	MOVQ bks+40(FP), DI
-	SHLQ $0x02, DI
-	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
-
-block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), SI
-	CMPB   load+96(FP), $0x00
-	JNE    fromC
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	JMP    ready
-
-fromC:
-	MOVQ    R8, R9
-	MOVQ    ldc+64(FP), R11
-	SHLQ    $0x02, R11
-	VMOVUPS (R9), Y0
-	VMOVUPS 32(R9), Y1
-	VMOVUPS 64(R9), Y2
-	VMOVUPS 96(R9), Y3
-	ADDQ    R11, R9
-	VMOVUPS (R9), Y4
-	VMOVUPS 32(R9), Y5
-	VMOVUPS 64(R9), Y6
-	VMOVUPS 96(R9), Y7
-
-ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
-	JCC     odd
-	PCALIGN $0x40
-
-even:
-	VMOVUPS      (SI), Y8
-	VMOVUPS      32(SI), Y9
-	VMOVUPS      64(SI), Y10
-	VMOVUPS      96(SI), Y11
-	VBROADCASTSS (CX), Y12
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	VMOVUPS      64(BX), Y10
+	VMOVUPS      96(BX), Y11
+	VBROADCASTSS (AX), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y1
 	VFMADD231PS  Y10, Y12, Y2
 	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (CX)(DX*1), Y12
+	VBROADCASTSS (AX)(CX*1), Y12
 	VFMADD231PS  Y8, Y12, Y4
 	VFMADD231PS  Y9, Y12, Y5
 	VFMADD231PS  Y10, Y12, Y6
 	VFMADD231PS  Y11, Y12, Y7
-	ADDQ         BX, CX
-	ADDQ         DI, SI
+	ADDQ         DX, AX
+	ADDQ         SI, BX
 
 odd:
-	VMOVUPS      (SI), Y8
-	VMOVUPS      32(SI), Y9
-	VMOVUPS      64(SI), Y10
-	VMOVUPS      96(SI), Y11
-	VBROADCASTSS (CX), Y12
+	VMOVUPS      (BX), Y8
+	VMOVUPS      32(BX), Y9
+	VMOVUPS      64(BX), Y10
+	VMOVUPS      96(BX), Y11
+	VBROADCASTSS (AX), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y1
 	VFMADD231PS  Y10, Y12, Y2
 	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (CX)(DX*1), Y12
+	VBROADCASTSS (AX)(CX*1), Y12
 	VFMADD231PS  Y8, Y12, Y4
 	VFMADD231PS  Y9, Y12, Y5
 	VFMADD231PS  Y10, Y12, Y6
 	VFMADD231PS  Y11, Y12, Y7
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R9
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Y0, (R8)
-	VMOVUPS      Y1, 32(R8)
-	VMOVUPS      Y2, 64(R8)
-	VMOVUPS      Y3, 96(R8)
-	ADDQ         CX, R8
-	VMOVUPS      Y4, (R8)
-	VMOVUPS      Y5, 32(R8)
-	VMOVUPS      Y6, 64(R8)
-	VMOVUPS      Y7, 96(R8)
-	ADDQ         CX, R8
-	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	VMOVUPS      Y2, 64(DI)
+	VMOVUPS      Y3, 96(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	VMOVUPS      Y6, 64(DI)
+	VMOVUPS      Y7, 96(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET
 
-// func tile3x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+// func tile3x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 // Requires: AVX, FMA3
-TEXT ·tile3x32AVX2(SB), NOSPLIT, $0-97
-	MOVQ a+0(FP), AX
-	MOVQ ars+8(FP), DX
+TEXT ·tile3x32AVX2(SB), NOSPLIT, $0-120
+	MOVQ ars+8(FP), CX
+	SHLQ $0x02, CX
+	MOVQ aks+16(FP), DX
 	SHLQ $0x02, DX
-	MOVQ aks+16(FP), BX
-	SHLQ $0x02, BX
-	MOVQ bks+40(FP), DI
-	SHLQ $0x02, DI
-	MOVQ c+56(FP), R8
-	MOVQ blocks+80(FP), R10
+	MOVQ bks+40(FP), SI
+	SHLQ $0x02, SI
+	MOVQ c+56(FP), DI
 
 block:
-	MOVQ   AX, CX
-	MOVQ   b+32(FP), SI
+	MOVQ   a+0(FP), AX
+	MOVQ   b+32(FP), BX
 	CMPB   load+96(FP), $0x00
 	JNE    fromC
 	VXORPS Y0, Y0, Y0
@@ -4390,98 +6444,99 @@ block:
 	JMP    ready
 
 fromC:
-	MOVQ    R8, R9
-	MOVQ    ldc+64(FP), R11
-	SHLQ    $0x02, R11
-	VMOVUPS (R9), Y0
-	VMOVUPS 32(R9), Y1
-	VMOVUPS 64(R9), Y2
-	VMOVUPS 96(R9), Y3
-	ADDQ    R11, R9
-	VMOVUPS (R9), Y4
-	VMOVUPS 32(R9), Y5
-	VMOVUPS 64(R9), Y6
-	VMOVUPS 96(R9), Y7
-	ADDQ    R11, R9
-	VMOVUPS (R9), Y8
-	VMOVUPS 32(R9), Y9
-	VMOVUPS 64(R9), Y10
-	VMOVUPS 96(R9), Y11
+	MOVQ    DI, R8
+	MOVQ    ldc+64(FP), R9
+	SHLQ    $0x02, R9
+	VMOVUPS (R8), Y0
+	VMOVUPS 32(R8), Y1
+	VMOVUPS 64(R8), Y2
+	VMOVUPS 96(R8), Y3
+	ADDQ    R9, R8
+	VMOVUPS (R8), Y4
+	VMOVUPS 32(R8), Y5
+	VMOVUPS 64(R8), Y6
+	VMOVUPS 96(R8), Y7
+	ADDQ    R9, R8
+	VMOVUPS (R8), Y8
+	VMOVUPS 32(R8), Y9
+	VMOVUPS 64(R8), Y10
+	VMOVUPS 96(R8), Y11
 
 ready:
-	MOVQ    k+72(FP), R9
-	INCQ    R9
-	SHRQ    $0x01, R9
+	MOVQ    k+72(FP), R8
+	INCQ    R8
+	SHRQ    $0x01, R8
 	JCC     odd
 	PCALIGN $0x40
 
 even:
-	VBROADCASTSS (CX), Y12
-	VBROADCASTSS (CX)(DX*1), Y13
-	VBROADCASTSS (CX)(DX*2), Y14
-	VMOVUPS      (SI), Y15
+	VBROADCASTSS (AX), Y12
+	VBROADCASTSS (AX)(CX*1), Y13
+	VBROADCASTSS (AX)(CX*2), Y14
+	VMOVUPS      (BX), Y15
 	VFMADD231PS  Y15, Y12, Y0
 	VFMADD231PS  Y15, Y13, Y4
 	VFMADD231PS  Y15, Y14, Y8
-	VMOVUPS      32(SI), Y15
+	VMOVUPS      32(BX), Y15
 	VFMADD231PS  Y15, Y12, Y1
 	VFMADD231PS  Y15, Y13, Y5
 	VFMADD231PS  Y15, Y14, Y9
-	VMOVUPS      64(SI), Y15
+	VMOVUPS      64(BX), Y15
 	VFMADD231PS  Y15, Y12, Y2
 	VFMADD231PS  Y15, Y13, Y6
 	VFMADD231PS  Y15, Y14, Y10
-	VMOVUPS      96(SI), Y15
+	VMOVUPS      96(BX), Y15
 	VFMADD231PS  Y15, Y12, Y3
 	VFMADD231PS  Y15, Y13, Y7
 	VFMADD231PS  Y15, Y14, Y11
-	ADDQ         BX, CX
-	ADDQ         DI, SI
+	ADDQ         DX, AX
+	ADDQ         SI, BX
 
 odd:
-	VBROADCASTSS (CX), Y12
-	VBROADCASTSS (CX)(DX*1), Y13
-	VBROADCASTSS (CX)(DX*2), Y14
-	VMOVUPS      (SI), Y15
+	VBROADCASTSS (AX), Y12
+	VBROADCASTSS (AX)(CX*1), Y13
+	VBROADCASTSS (AX)(CX*2), Y14
+	VMOVUPS      (BX), Y15
 	VFMADD231PS  Y15, Y12, Y0
 	VFMADD231PS  Y15, Y13, Y4
 	VFMADD231PS  Y15, Y14, Y8
-	VMOVUPS      32(SI), Y15
+	VMOVUPS      32(BX), Y15
 	VFMADD231PS  Y15, Y12, Y1
 	VFMADD231PS  Y15, Y13, Y5
 	VFMADD231PS  Y15, Y14, Y9
-	VMOVUPS      64(SI), Y15
+	VMOVUPS      64(BX), Y15
 	VFMADD231PS  Y15, Y12, Y2
 	VFMADD231PS  Y15, Y13, Y6
 	VFMADD231PS  Y15, Y14, Y10
-	VMOVUPS      96(SI), Y15
+	VMOVUPS      96(BX), Y15
 	VFMADD231PS  Y15, Y12, Y3
 	VFMADD231PS  Y15, Y13, Y7
 	VFMADD231PS  Y15, Y14, Y11
-	ADDQ         BX, CX
-	ADDQ         DI, SI
-	DECQ         R9
+	ADDQ         DX, AX
+	ADDQ         SI, BX
+	DECQ         R8
 	JNZ          even
-	MOVQ         ldc+64(FP), CX
-	SHLQ         $0x02, CX
-	VMOVUPS      Y0, (R8)
-	VMOVUPS      Y1, 32(R8)
-	VMOVUPS      Y2, 64(R8)
-	VMOVUPS      Y3, 96(R8)
-	ADDQ         CX, R8
-	VMOVUPS      Y4, (R8)
-	VMOVUPS      Y5, 32(R8)
-	VMOVUPS      Y6, 64(R8)
-	VMOVUPS      Y7, 96(R8)
-	ADDQ         CX, R8
-	VMOVUPS      Y8, (R8)
-	VMOVUPS      Y9, 32(R8)
-	VMOVUPS      Y10, 64(R8)
-	VMOVUPS      Y11, 96(R8)
-	ADDQ         CX, R8
-	MOVQ         abs+24(FP), R9
-	LEAQ         (AX)(R9*4), AX
-	DECQ         R10
+	MOVQ         ldc+64(FP), AX
+	SHLQ         $0x02, AX
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	VMOVUPS      Y2, 64(DI)
+	VMOVUPS      Y3, 96(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	VMOVUPS      Y6, 64(DI)
+	VMOVUPS      Y7, 96(DI)
+	ADDQ         AX, DI
+	VMOVUPS      Y8, (DI)
+	VMOVUPS      Y9, 32(DI)
+	VMOVUPS      Y10, 64(DI)
+	VMOVUPS      Y11, 96(DI)
+	ADDQ         AX, DI
+	MOVQ         abs+24(FP), R8
+	SHLQ         $0x02, R8
+	ADDQ         R8, a+0(FP)
+	DECQ         blocks+80(FP)
 	JNZ          block
 	VZEROUPPER
 	RET

@@ -5,164 +5,224 @@ package kernel
 // tile1x32AVX512 computes blocks×1×32 of C.
 //
 //go:noescape
-func tile1x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile1x32AVX512Masked computes blocks×1×32 of C.
+//
+//go:noescape
+func tile1x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile2x32AVX512 computes blocks×2×32 of C.
 //
 //go:noescape
-func tile2x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile2x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile2x32AVX512Masked computes blocks×2×32 of C.
+//
+//go:noescape
+func tile2x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile3x32AVX512 computes blocks×3×32 of C.
 //
 //go:noescape
-func tile3x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile3x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile3x32AVX512Masked computes blocks×3×32 of C.
+//
+//go:noescape
+func tile3x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile4x32AVX512 computes blocks×4×32 of C.
 //
 //go:noescape
-func tile4x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile4x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile4x32AVX512Masked computes blocks×4×32 of C.
+//
+//go:noescape
+func tile4x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile5x32AVX512 computes blocks×5×32 of C.
 //
 //go:noescape
-func tile5x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile5x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile5x32AVX512Masked computes blocks×5×32 of C.
+//
+//go:noescape
+func tile5x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile6x32AVX512 computes blocks×6×32 of C.
 //
 //go:noescape
-func tile6x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile6x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile6x32AVX512Masked computes blocks×6×32 of C.
+//
+//go:noescape
+func tile6x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile7x32AVX512 computes blocks×7×32 of C.
 //
 //go:noescape
-func tile7x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile7x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile7x32AVX512Masked computes blocks×7×32 of C.
+//
+//go:noescape
+func tile7x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile8x32AVX512 computes blocks×8×32 of C.
 //
 //go:noescape
-func tile8x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile8x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile8x32AVX512Masked computes blocks×8×32 of C.
+//
+//go:noescape
+func tile8x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile9x32AVX512 computes blocks×9×32 of C.
 //
 //go:noescape
-func tile9x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile9x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile9x32AVX512Masked computes blocks×9×32 of C.
+//
+//go:noescape
+func tile9x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile10x32AVX512 computes blocks×10×32 of C.
 //
 //go:noescape
-func tile10x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile10x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile10x32AVX512Masked computes blocks×10×32 of C.
+//
+//go:noescape
+func tile10x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile11x32AVX512 computes blocks×11×32 of C.
 //
 //go:noescape
-func tile11x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile11x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile11x32AVX512Masked computes blocks×11×32 of C.
+//
+//go:noescape
+func tile11x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile12x32AVX512 computes blocks×12×32 of C.
 //
 //go:noescape
-func tile12x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile12x32AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
+
+// tile12x32AVX512Masked computes blocks×12×32 of C.
+//
+//go:noescape
+func tile12x32AVX512Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile1x64AVX512 computes blocks×1×64 of C.
 //
 //go:noescape
-func tile1x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile2x64AVX512 computes blocks×2×64 of C.
 //
 //go:noescape
-func tile2x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile2x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile3x64AVX512 computes blocks×3×64 of C.
 //
 //go:noescape
-func tile3x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile3x64AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile1x96AVX512 computes blocks×1×96 of C.
 //
 //go:noescape
-func tile1x96AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x96AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile1x128AVX512 computes blocks×1×128 of C.
 //
 //go:noescape
-func tile1x128AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x128AVX512(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile1x16AVX2 computes blocks×1×16 of C.
 //
 //go:noescape
-func tile1x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile1x16AVX2Masked computes blocks×1×16 of C.
 //
 //go:noescape
-func tile1x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile2x16AVX2 computes blocks×2×16 of C.
 //
 //go:noescape
-func tile2x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile2x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile2x16AVX2Masked computes blocks×2×16 of C.
 //
 //go:noescape
-func tile2x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile2x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile3x16AVX2 computes blocks×3×16 of C.
 //
 //go:noescape
-func tile3x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile3x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile3x16AVX2Masked computes blocks×3×16 of C.
 //
 //go:noescape
-func tile3x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile3x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile4x16AVX2 computes blocks×4×16 of C.
 //
 //go:noescape
-func tile4x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile4x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile4x16AVX2Masked computes blocks×4×16 of C.
 //
 //go:noescape
-func tile4x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile4x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile5x16AVX2 computes blocks×5×16 of C.
 //
 //go:noescape
-func tile5x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile5x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile5x16AVX2Masked computes blocks×5×16 of C.
 //
 //go:noescape
-func tile5x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile5x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile6x16AVX2 computes blocks×6×16 of C.
 //
 //go:noescape
-func tile6x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile6x16AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile6x16AVX2Masked computes blocks×6×16 of C.
 //
 //go:noescape
-func tile6x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile6x16AVX2Masked(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile1x32AVX2 computes blocks×1×32 of C.
 //
 //go:noescape
-func tile1x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile1x64AVX2 computes blocks×1×64 of C.
 //
 //go:noescape
-func tile1x64AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile1x64AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile2x32AVX2 computes blocks×2×32 of C.
 //
 //go:noescape
-func tile2x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile2x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)
 
 // tile3x32AVX2 computes blocks×3×32 of C.
 //
 //go:noescape
-func tile3x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool)
+func tile3x32AVX2(a *float32, ars int, aks int, abs int, b *float32, bks int, bps int, c *float32, ldc int, k int, blocks int, cols int, load bool, next *float32, step int)

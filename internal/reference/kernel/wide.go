@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync/atomic"
 )
@@ -107,7 +108,9 @@ func newNarrow(form Form, n, k int) *Narrow {
 	if n < 0 || k < 0 {
 		panic(fmt.Sprintf("kernel: a matrix of %d×%d", n, k))
 	}
-	return &Narrow{form: form, rows: k, cols: n, data: make([]byte, packedSize(k, n)*form.Bytes())}
+	b := &Narrow{form: form, rows: k, cols: n}
+	b.reserve(packedSize(k, n) * form.Bytes())
+	return b
 }
 
 // RoundBF16 lets every widened number be rounded to bfloat16, scale included.
@@ -147,6 +150,7 @@ func (b *Narrow) SetRows(from int, raw []byte) {
 		}
 		raw, from, n = raw[part*width:], from+part, n-part
 	}
+	runtime.KeepAlive(b)
 }
 
 // hasNaN says whether a row of raw codes holds a NaN.
@@ -201,6 +205,7 @@ func (b *Narrow) Row(dst []float32, j int) {
 	if b.round {
 		RoundBF16(dst)
 	}
+	runtime.KeepAlive(b)
 }
 
 // number widens one number: row j of W, column k.

@@ -2,6 +2,40 @@
 
 #include "textflag.h"
 
+DATA masks<>+0(SB)/4, $0xffffffff
+DATA masks<>+4(SB)/4, $0xffffffff
+DATA masks<>+8(SB)/4, $0xffffffff
+DATA masks<>+12(SB)/4, $0xffffffff
+DATA masks<>+16(SB)/4, $0xffffffff
+DATA masks<>+20(SB)/4, $0xffffffff
+DATA masks<>+24(SB)/4, $0xffffffff
+DATA masks<>+28(SB)/4, $0xffffffff
+DATA masks<>+32(SB)/4, $0xffffffff
+DATA masks<>+36(SB)/4, $0xffffffff
+DATA masks<>+40(SB)/4, $0xffffffff
+DATA masks<>+44(SB)/4, $0xffffffff
+DATA masks<>+48(SB)/4, $0xffffffff
+DATA masks<>+52(SB)/4, $0xffffffff
+DATA masks<>+56(SB)/4, $0xffffffff
+DATA masks<>+60(SB)/4, $0xffffffff
+DATA masks<>+64(SB)/4, $0x00000000
+DATA masks<>+68(SB)/4, $0x00000000
+DATA masks<>+72(SB)/4, $0x00000000
+DATA masks<>+76(SB)/4, $0x00000000
+DATA masks<>+80(SB)/4, $0x00000000
+DATA masks<>+84(SB)/4, $0x00000000
+DATA masks<>+88(SB)/4, $0x00000000
+DATA masks<>+92(SB)/4, $0x00000000
+DATA masks<>+96(SB)/4, $0x00000000
+DATA masks<>+100(SB)/4, $0x00000000
+DATA masks<>+104(SB)/4, $0x00000000
+DATA masks<>+108(SB)/4, $0x00000000
+DATA masks<>+112(SB)/4, $0x00000000
+DATA masks<>+116(SB)/4, $0x00000000
+DATA masks<>+120(SB)/4, $0x00000000
+DATA masks<>+124(SB)/4, $0x00000000
+GLOBL masks<>(SB), RODATA|NOPTR, $128
+
 DATA wideBytes<>+0(SB)/4, $0x007f007f
 DATA wideBytes<>+4(SB)/4, $0x007f007f
 DATA wideBytes<>+8(SB)/4, $0x007f007f
@@ -55,6 +89,114 @@ DATA wideTwo8<>+52(SB)/4, $0x43800000
 DATA wideTwo8<>+56(SB)/4, $0x43800000
 DATA wideTwo8<>+60(SB)/4, $0x43800000
 GLOBL wideTwo8<>(SB), RODATA|NOPTR, $64
+
+DATA e4m3Most<>+0(SB)/4, $0x43e00000
+DATA e4m3Most<>+4(SB)/4, $0x43e00000
+DATA e4m3Most<>+8(SB)/4, $0x43e00000
+DATA e4m3Most<>+12(SB)/4, $0x43e00000
+DATA e4m3Most<>+16(SB)/4, $0x43e00000
+DATA e4m3Most<>+20(SB)/4, $0x43e00000
+DATA e4m3Most<>+24(SB)/4, $0x43e00000
+DATA e4m3Most<>+28(SB)/4, $0x43e00000
+DATA e4m3Most<>+32(SB)/4, $0x43e00000
+DATA e4m3Most<>+36(SB)/4, $0x43e00000
+DATA e4m3Most<>+40(SB)/4, $0x43e00000
+DATA e4m3Most<>+44(SB)/4, $0x43e00000
+DATA e4m3Most<>+48(SB)/4, $0x43e00000
+DATA e4m3Most<>+52(SB)/4, $0x43e00000
+DATA e4m3Most<>+56(SB)/4, $0x43e00000
+DATA e4m3Most<>+60(SB)/4, $0x43e00000
+GLOBL e4m3Most<>(SB), RODATA|NOPTR, $64
+
+DATA e4m3Least<>+0(SB)/4, $0xc3e00000
+DATA e4m3Least<>+4(SB)/4, $0xc3e00000
+DATA e4m3Least<>+8(SB)/4, $0xc3e00000
+DATA e4m3Least<>+12(SB)/4, $0xc3e00000
+DATA e4m3Least<>+16(SB)/4, $0xc3e00000
+DATA e4m3Least<>+20(SB)/4, $0xc3e00000
+DATA e4m3Least<>+24(SB)/4, $0xc3e00000
+DATA e4m3Least<>+28(SB)/4, $0xc3e00000
+DATA e4m3Least<>+32(SB)/4, $0xc3e00000
+DATA e4m3Least<>+36(SB)/4, $0xc3e00000
+DATA e4m3Least<>+40(SB)/4, $0xc3e00000
+DATA e4m3Least<>+44(SB)/4, $0xc3e00000
+DATA e4m3Least<>+48(SB)/4, $0xc3e00000
+DATA e4m3Least<>+52(SB)/4, $0xc3e00000
+DATA e4m3Least<>+56(SB)/4, $0xc3e00000
+DATA e4m3Least<>+60(SB)/4, $0xc3e00000
+GLOBL e4m3Least<>(SB), RODATA|NOPTR, $64
+
+DATA e4m3Exponent<>+0(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+4(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+8(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+12(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+16(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+20(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+24(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+28(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+32(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+36(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+40(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+44(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+48(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+52(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+56(SB)/4, $0x7f800000
+DATA e4m3Exponent<>+60(SB)/4, $0x7f800000
+GLOBL e4m3Exponent<>(SB), RODATA|NOPTR, $64
+
+DATA e4m3Lowest<>+0(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+4(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+8(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+12(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+16(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+20(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+24(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+28(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+32(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+36(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+40(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+44(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+48(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+52(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+56(SB)/4, $0x3c800000
+DATA e4m3Lowest<>+60(SB)/4, $0x3c800000
+GLOBL e4m3Lowest<>(SB), RODATA|NOPTR, $64
+
+DATA e4m3ToUnit<>+0(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+4(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+8(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+12(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+16(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+20(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+24(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+28(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+32(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+36(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+40(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+44(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+48(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+52(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+56(SB)/4, $0x0a000000
+DATA e4m3ToUnit<>+60(SB)/4, $0x0a000000
+GLOBL e4m3ToUnit<>(SB), RODATA|NOPTR, $64
+
+DATA e4m3Half<>+0(SB)/4, $0x00400000
+DATA e4m3Half<>+4(SB)/4, $0x00400000
+DATA e4m3Half<>+8(SB)/4, $0x00400000
+DATA e4m3Half<>+12(SB)/4, $0x00400000
+DATA e4m3Half<>+16(SB)/4, $0x00400000
+DATA e4m3Half<>+20(SB)/4, $0x00400000
+DATA e4m3Half<>+24(SB)/4, $0x00400000
+DATA e4m3Half<>+28(SB)/4, $0x00400000
+DATA e4m3Half<>+32(SB)/4, $0x00400000
+DATA e4m3Half<>+36(SB)/4, $0x00400000
+DATA e4m3Half<>+40(SB)/4, $0x00400000
+DATA e4m3Half<>+44(SB)/4, $0x00400000
+DATA e4m3Half<>+48(SB)/4, $0x00400000
+DATA e4m3Half<>+52(SB)/4, $0x00400000
+DATA e4m3Half<>+56(SB)/4, $0x00400000
+DATA e4m3Half<>+60(SB)/4, $0x00400000
+GLOBL e4m3Half<>(SB), RODATA|NOPTR, $64
 
 // func widenBF16AVX512(dst *float32, src *byte, ks int)
 // Requires: AVX, AVX512F
@@ -161,6 +303,99 @@ next:
 	SUBQ      $-128, AX
 	DECQ      DX
 	JNZ       next
+	VZEROUPPER
+	RET
+
+// func roundE4M3AVX512(dst []float32, x []float32, scale float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·roundE4M3AVX512(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), DX
+	MOVQ         x_base+24(FP), BX
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS scale+48(FP), Z0
+	VMOVUPS      e4m3Most<>+0(SB), Z1
+	VMOVUPS      e4m3Least<>+0(SB), Z2
+	XORQ         AX, AX
+	SUBQ         $0x10, CX
+	JL           rest
+
+whole:
+	VMOVUPS (BX)(AX*4), Z3
+	VDIVPS  Z0, Z3, Z3
+	VMINPS  Z3, Z1, Z3
+	VMAXPS  Z3, Z2, Z3
+	VPANDD  e4m3Exponent<>+0(SB), Z3, Z4
+	VPMAXSD e4m3Lowest<>+0(SB), Z4, Z4
+	VPADDD  e4m3ToUnit<>+0(SB), Z4, Z4
+	VPADDD  e4m3Half<>+0(SB), Z4, Z4
+	VADDPS  Z4, Z3, Z3
+	VSUBPS  Z4, Z3, Z3
+	VMOVUPS Z3, (DX)(AX*4)
+	ADDQ    $0x10, AX
+	SUBQ    $0x10, CX
+	JGE     whole
+
+rest:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVQ      $-1, SI
+	BZHIQ     CX, SI, SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (BX)(AX*4), K1, Z3
+	VDIVPS    Z0, Z3, Z3
+	VMINPS    Z3, Z1, Z3
+	VMAXPS    Z3, Z2, Z3
+	VPANDD    e4m3Exponent<>+0(SB), Z3, Z0
+	VPMAXSD   e4m3Lowest<>+0(SB), Z0, Z0
+	VPADDD    e4m3ToUnit<>+0(SB), Z0, Z0
+	VPADDD    e4m3Half<>+0(SB), Z0, Z0
+	VADDPS    Z0, Z3, Z3
+	VSUBPS    Z0, Z3, Z3
+	VMOVUPS   Z3, K1, (DX)(AX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addScaledAVX512(dst []float32, x []float32, w []float32, scale float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·addScaledAVX512(SB), NOSPLIT, $0-76
+	MOVQ         dst_base+0(FP), DX
+	MOVQ         x_base+24(FP), BX
+	MOVQ         w_base+48(FP), SI
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS scale+72(FP), Z0
+	XORQ         AX, AX
+	SUBQ         $0x10, CX
+	JL           rest
+
+whole:
+	VMOVUPS (BX)(AX*4), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS (SI)(AX*4), Z2
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS (DX)(AX*4), Z2
+	VADDPS  Z2, Z1, Z1
+	VMOVUPS Z1, (DX)(AX*4)
+	ADDQ    $0x10, AX
+	SUBQ    $0x10, CX
+	JGE     whole
+
+rest:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVQ      $-1, DI
+	BZHIQ     CX, DI, DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (BX)(AX*4), K1, Z1
+	VMULPS    Z0, Z1, Z1
+	VMOVUPS.Z (SI)(AX*4), K1, Z0
+	VMULPS    Z0, Z1, Z1
+	VMOVUPS.Z (DX)(AX*4), K1, Z0
+	VADDPS    Z0, Z1, Z1
+	VMOVUPS   Z1, K1, (DX)(AX*4)
+
+done:
 	VZEROUPPER
 	RET
 
@@ -599,6 +834,105 @@ next:
 	SUBQ      $-128, AX
 	DECQ      DX
 	JNZ       next
+	VZEROUPPER
+	RET
+
+// func roundE4M3AVX2(dst []float32, x []float32, scale float32)
+// Requires: AVX, AVX2
+TEXT ·roundE4M3AVX2(SB), NOSPLIT, $0-52
+	MOVQ         dst_base+0(FP), DX
+	MOVQ         x_base+24(FP), BX
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS scale+48(FP), Y0
+	VMOVUPS      e4m3Most<>+0(SB), Y1
+	VMOVUPS      e4m3Least<>+0(SB), Y2
+	XORQ         AX, AX
+	SUBQ         $0x08, CX
+	JL           rest
+
+whole:
+	VMOVUPS (BX)(AX*4), Y3
+	VDIVPS  Y0, Y3, Y3
+	VMINPS  Y3, Y1, Y3
+	VMAXPS  Y3, Y2, Y3
+	VPAND   e4m3Exponent<>+0(SB), Y3, Y4
+	VPMAXSD e4m3Lowest<>+0(SB), Y4, Y4
+	VPADDD  e4m3ToUnit<>+0(SB), Y4, Y4
+	VPADDD  e4m3Half<>+0(SB), Y4, Y4
+	VADDPS  Y4, Y3, Y3
+	VSUBPS  Y4, Y3, Y3
+	VMOVUPS Y3, (DX)(AX*4)
+	ADDQ    $0x08, AX
+	SUBQ    $0x08, CX
+	JGE     whole
+
+rest:
+	ADDQ       $0x08, CX
+	JE         done
+	LEAQ       masks<>+64(SB), SI
+	NEGQ       CX
+	LEAQ       (SI)(CX*4), SI
+	VMOVUPS    (SI), Y3
+	VMASKMOVPS (BX)(AX*4), Y3, Y3
+	VDIVPS     Y0, Y3, Y3
+	VMINPS     Y3, Y1, Y3
+	VMAXPS     Y3, Y2, Y3
+	VPAND      e4m3Exponent<>+0(SB), Y3, Y0
+	VPMAXSD    e4m3Lowest<>+0(SB), Y0, Y0
+	VPADDD     e4m3ToUnit<>+0(SB), Y0, Y0
+	VPADDD     e4m3Half<>+0(SB), Y0, Y0
+	VADDPS     Y0, Y3, Y3
+	VSUBPS     Y0, Y3, Y3
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS Y3, Y0, (DX)(AX*4)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addScaledAVX2(dst []float32, x []float32, w []float32, scale float32)
+// Requires: AVX
+TEXT ·addScaledAVX2(SB), NOSPLIT, $0-76
+	MOVQ         dst_base+0(FP), DX
+	MOVQ         x_base+24(FP), BX
+	MOVQ         w_base+48(FP), SI
+	MOVQ         dst_len+8(FP), CX
+	VBROADCASTSS scale+72(FP), Y0
+	XORQ         AX, AX
+	SUBQ         $0x08, CX
+	JL           rest
+
+whole:
+	VMOVUPS (BX)(AX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS (SI)(AX*4), Y2
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS (DX)(AX*4), Y2
+	VADDPS  Y2, Y1, Y1
+	VMOVUPS Y1, (DX)(AX*4)
+	ADDQ    $0x08, AX
+	SUBQ    $0x08, CX
+	JGE     whole
+
+rest:
+	ADDQ       $0x08, CX
+	JE         done
+	LEAQ       masks<>+64(SB), DI
+	NEGQ       CX
+	LEAQ       (DI)(CX*4), DI
+	VMOVUPS    (DI), Y1
+	VMASKMOVPS (BX)(AX*4), Y1, Y1
+	VMULPS     Y0, Y1, Y1
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (SI)(AX*4), Y0, Y0
+	VMULPS     Y0, Y1, Y1
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS (DX)(AX*4), Y0, Y0
+	VADDPS     Y0, Y1, Y1
+	VMOVUPS    (DI), Y0
+	VMASKMOVPS Y1, Y0, (DX)(AX*4)
+
+done:
 	VZEROUPPER
 	RET
 

@@ -1,5 +1,7 @@
 package kernel
 
+import "runtime"
+
 // GemmNarrow is Gemm with a right-hand side in its stored width. The bits are
 // those of Gemm with the widened matrix.
 func GemmNarrow(p *Pool, a Mat, b *Narrow, c Mat, accumulate bool) {
@@ -24,20 +26,28 @@ type narrowProduct struct {
 	b    *Narrow
 	load bool
 
+	rowScales []float32 // block by block with these scales of A, see GemmE4M3; nil: plain
+
 	rowTasks, panelTasks int
 }
 
 func gemmNarrow(o *ops, w *wideOps, p *Pool, a Mat, b *Narrow, c Mat, accumulate bool) {
+	g := narrowProduct{o: o, w: w, a: a, b: b, c: c, load: accumulate}
+	g.run(p)
+}
+
+func (g *narrowProduct) run(p *Pool) {
+	a, b, c := g.a, g.b, g.c
 	checkShapes(a, b.rows, b.cols, c)
 	a.check("left matrix")
 	c.check("result")
 	if c.T {
 		panic("kernel: a packed product cannot be written transposed")
 	}
-	if empty(a, c, accumulate) {
+	if empty(a, c, g.load) {
 		return
 	}
-	g := narrowProduct{o: o, w: w, a: a, b: b, c: c, load: accumulate}
+	defer runtime.KeepAlive(b) // whose memory goes with it
 	tasks := 1
 	if p.Threads() > 1 {
 		flops := 2 * float64(c.Rows) * float64(c.Cols) * float64(a.Cols)
@@ -48,7 +58,7 @@ func gemmNarrow(o *ops, w *wideOps, p *Pool, a Mat, b *Narrow, c Mat, accumulate
 		return
 	}
 	// Panels are divided first: a piece of panels is widened by one task only.
-	h := g
+	h := *g
 	h.panelTasks = min(panels(c.Cols), tasks)
 	h.rowTasks = min(max(c.Rows/wideRows, 1), (tasks+h.panelTasks-1)/h.panelTasks)
 	p.Run(h.rowTasks*h.panelTasks, h.task)
@@ -61,9 +71,13 @@ func (g *narrowProduct) task(i int) {
 
 // region computes rows [r0, r1) of panels [p0, p1), all of K.
 func (g *narrowProduct) region(r0, r1, p0, p1 int) {
+	s := borrowScratch(widePanels * wideFewK * panelCols)
+	defer s.giveBack()
+	if g.rowScales != nil {
+		g.blocks(s, r0, r1, p0, p1)
+		return
+	}
 	if r1-r0 <= wideFew {
-		s := borrowScratch(widePanels * wideFewK * panelCols)
-		defer s.giveBack()
 		if r1-r0 == 1 {
 			p0 = g.row(r0, p0, p1)
 		}
@@ -74,8 +88,7 @@ func (g *narrowProduct) region(r0, r1, p0, p1 int) {
 	}
 	deep := min(wideK, g.a.Cols)
 	piece, strips := widePanels*deep*panelCols, min(wideRows, r1-r0)*deep+packSlack
-	s := borrowScratch(piece + strips)
-	defer s.giveBack()
+	s.floats = grow(s.floats, piece+strips)
 	for r := r0; r < r1; {
 		rows := slice(r1-r, wideRows)
 		for k := 0; k < g.a.Cols; {

@@ -8,6 +8,9 @@ type wideOps struct {
 	bf16, f16  func(dst *float32, src *byte, ks int)
 	e4m3, int8 func(dst *float32, src *byte, scales *float32, ks int)
 
+	roundE4M3 func(dst, x []float32, scale float32)
+	addScaled func(dst, x, w []float32, scale float32)
+
 	// One row times rowPanels whole panels, widened in registers.
 	rowPanels                 int
 	rowBF16, rowE4M3, rowInt8 rowFunc
@@ -31,6 +34,9 @@ func (w *wideOps) row(b *Narrow) rowFunc {
 	}
 	return nil
 }
+
+// plainWide is the definition.
+func plainWide() *wideOps { return &wideOps{tall: 6, roundE4M3: roundE4M3Go, addScaled: addScaledGo} }
 
 // wideBest goes with best.
 var wideBest = wideFor(best)
@@ -57,6 +63,20 @@ func (b *Narrow) widen(o *ops, w *wideOps, dst []float32, p, k0, k1 int) {
 	}
 	if b.round {
 		o.roundBF16(dst)
+	}
+}
+
+// widenCodes is widen of E4M3 codes without their scales.
+func (b *Narrow) widenCodes(w *wideOps, dst []float32, p, k0, k1 int) {
+	dst = dst[:(k1-k0)*panelCols]
+	src := b.data[(p*b.rows+k0)*panelCols:][:len(dst)]
+	if len(dst) > 0 && w.e4m3 != nil && !b.nan.Load() {
+		ones := [panelCols]float32{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+		w.e4m3(&dst[0], &src[0], &ones[0], k1-k0)
+		return
+	}
+	for i, c := range src {
+		dst[i] = fromE4M3(c)
 	}
 }
 

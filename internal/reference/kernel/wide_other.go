@@ -3,4 +3,4 @@
 package kernel
 
 // wideFor is the widening of the same instruction set as o.
-func wideFor(*ops) *wideOps { return &wideOps{tall: 6} }
+func wideFor(*ops) *wideOps { return plainWide() }

@@ -22,6 +22,16 @@ func widenE4M3AVX512(dst *float32, src *byte, scales *float32, ks int)
 //go:noescape
 func widenInt8AVX512(dst *float32, src *byte, scales *float32, ks int)
 
+// roundE4M3AVX512 sets dst to x/scale, held within ±448 and rounded to E4M3.
+//
+//go:noescape
+func roundE4M3AVX512(dst []float32, x []float32, scale float32)
+
+// addScaledAVX512 adds x·scale·w, each product rounded, to dst.
+//
+//go:noescape
+func addScaledAVX512(dst []float32, x []float32, w []float32, scale float32)
+
 // narrowRowBF16AVX512 computes 1×128 of C; bps is in bytes.
 //
 //go:noescape
@@ -56,6 +66,16 @@ func widenE4M3AVX2(dst *float32, src *byte, scales *float32, ks int)
 //
 //go:noescape
 func widenInt8AVX2(dst *float32, src *byte, scales *float32, ks int)
+
+// roundE4M3AVX2 sets dst to x/scale, held within ±448 and rounded to E4M3.
+//
+//go:noescape
+func roundE4M3AVX2(dst []float32, x []float32, scale float32)
+
+// addScaledAVX2 adds x·scale·w, each product rounded, to dst.
+//
+//go:noescape
+func addScaledAVX2(dst []float32, x []float32, w []float32, scale float32)
 
 // narrowRowBF16AVX2 computes 1×64 of C; bps is in bytes.
 //

@@ -219,3 +219,25 @@ func BenchmarkNarrow(b *testing.B) {
 		}
 	}
 }
+
+// TestPackedByRows packs a matrix in pieces and reads its rows back.
+func TestPackedByRows(t *testing.T) {
+	rng := rand.New(rand.NewPCG(14, 1))
+	for range 20 {
+		n, k := 1+rng.IntN(150), 1+rng.IntN(70)
+		w := sample(rng, n*k, false)
+		p := NewPacked(n, k)
+		for from := 0; from < n; {
+			to := min(n, from+32*(1+rng.IntN(3)))
+			p.SetRows(from, w[from*k:to*k])
+			from = to
+		}
+		a, want, got := Dense(sample(rng, 5*k, false), 5, k), Dense(make([]float32, 5*n), 5, n), Dense(make([]float32, 5*n), 5, n)
+		GemmPacked(nil, a, Pack(Dense(w, n, k).Transpose()), want, false)
+		GemmPacked(nil, a, p, got, false)
+		compare(t, "product", got.Data, want.Data)
+		row, j := make([]float32, k), rng.IntN(n)
+		p.Row(row, j)
+		compare(t, "row", row, w[j*k:][:k])
+	}
+}

@@ -22,14 +22,18 @@ type Pass struct {
 	// within that arithmetic's error; +Inf without routing.
 	Margin []float64
 
-	chosen []int // experts, by sparse layer and position
+	chosen []int     // experts, by sparse layer and position
+	router []float64 // per position, the squared log-sum-exp of the router's logits, summed over sparse layers
 }
 
 // Forward computes a sequence and says how firmly it was routed.
-func (m *Model) Forward(tokens []int) (Pass, error) {
+func (m *Model) Forward(tokens []int) (Pass, error) { return m.forward(tokens, nil) }
+
+// forward is Forward with the experts given, if routing is not nil.
+func (m *Model) forward(tokens []int, routing [][]int32) (Pass, error) {
 	embed := m.w["model.embed_tokens.weight"].Data
 	x := make([][]float64, len(tokens))
-	pass := Pass{Margin: make([]float64, len(tokens))}
+	pass := Pass{Margin: make([]float64, len(tokens)), router: make([]float64, len(tokens))}
 	for t, id := range tokens {
 		if id < 0 || id >= m.c.Vocab {
 			return Pass{}, fmt.Errorf("token %d at position %d is outside the vocabulary of %d", id, t, m.c.Vocab)
@@ -49,10 +53,17 @@ func (m *Model) Forward(tokens []int) (Pass, error) {
 		for t := range x {
 			h := m.norm(p+"post_attention_layernorm", x[t], m.c.Eps)
 			if m.c.sparse(l) {
-				m.experts(p+"mlp.", x[t], h, &pass, t)
+				var given []int32
+				if k := m.c.PerToken; routing != nil && len(routing[0]) >= (t+1)*k {
+					given = routing[0][t*k:][:k]
+				}
+				m.experts(p+"mlp.", x[t], h, &pass, t, given)
 			} else {
 				add(x[t], m.mlp(p+"mlp.", h), 1)
 			}
+		}
+		if m.c.sparse(l) && routing != nil {
+			routing = routing[1:]
 		}
 	}
 	for t := 1; t < len(x); t++ {
@@ -69,8 +80,10 @@ func (m *Model) Forward(tokens []int) (Pass, error) {
 }
 
 // experts adds a mixture's output for one position to x.
-func (m *Model) experts(p string, x, h []float64, pass *Pass, t int) {
-	chosen, weights, margin := m.route(p+"gate", h)
+func (m *Model) experts(p string, x, h []float64, pass *Pass, t int, given []int32) {
+	lse := logSumExp(m.linear(p+"gate", h))
+	pass.router[t] += lse * lse
+	chosen, weights, margin := m.route(p+"gate", h, given)
 	pass.chosen = append(pass.chosen, chosen...)
 	pass.Margin[t] = min(pass.Margin[t], margin)
 	for i, e := range chosen {
@@ -207,8 +220,8 @@ func (m *Model) rotate(x []float64, position int, interleaved bool) {
 }
 
 // route chooses experts for one position, gives their weights and the margin
-// of the choice.
-func (m *Model) route(p string, h []float64) (experts []int, weights []float64, margin float64) {
+// of the choice. Given experts are taken instead of the best.
+func (m *Model) route(p string, h []float64, given []int32) (experts []int, weights []float64, margin float64) {
 	scores := m.linear(p, h)
 	margin = math.Inf(1)
 	choice := scores
@@ -225,6 +238,12 @@ func (m *Model) route(p string, h []float64) (experts []int, weights []float64, 
 	}
 	margin = min(margin, lead(choice, m.c.PerToken))
 	experts = largest(choice, m.c.PerToken)
+	if given != nil {
+		experts, margin = nil, math.Inf(1)
+		for _, e := range given {
+			experts = append(experts, int(e))
+		}
+	}
 	sum := 0.0
 	for _, e := range experts {
 		weights = append(weights, scores[e])

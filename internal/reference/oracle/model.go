@@ -24,6 +24,7 @@ type Model struct {
 	inv     []float64 // rotary frequencies
 	turn    float64   // factor on cosine and sine
 	softmax float64   // factor on q·k
+	extra   Penalties // in the loss
 }
 
 // New makes a model of a config.json and its tensors. Tensors that the forward

@@ -12,6 +12,22 @@ import (
 type Example struct {
 	Tokens []int
 	Mask   []bool
+	// Routing, if not nil, holds per sparse layer the experts that each token
+	// is sent to instead of those that the router chooses, so many per token.
+	Routing [][]int32
+}
+
+// Penalties are terms of the loss beside −log p: the mean over targets of Z
+// times the square of the logits' log-sum-exp, and, summed over the sparse
+// layers, the mean over all tokens up to each example's last target of RouterZ
+// times the square of the router's.
+type Penalties struct{ Z, RouterZ float64 }
+
+// With is the model with penalties in its loss.
+func (m *Model) With(p Penalties) *Model {
+	n := *m
+	n.extra = p
+	return &n
 }
 
 // Loss is the mean of −log p over all targets of the batch, in nats.
@@ -21,28 +37,35 @@ func (m *Model) Loss(batch []Example) (float64, error) {
 }
 
 func (m *Model) loss(batch []Example) (float64, []int, error) {
-	total, targets := 0.0, 0
+	total, targets, router, rows := 0.0, 0, 0.0, 0
 	var chosen []int
 	for i, e := range batch {
 		if len(e.Mask) != len(e.Tokens) {
 			return 0, nil, fmt.Errorf("example %d has %d tokens and a mask of %d", i, len(e.Tokens), len(e.Mask))
 		}
-		pass, err := m.Forward(e.Tokens)
+		pass, err := m.forward(e.Tokens, e.Routing)
 		if err != nil {
 			return 0, nil, fmt.Errorf("example %d: %w", i, err)
 		}
 		chosen = append(chosen, pass.chosen...)
+		last := 0
 		for t := 1; t < len(e.Tokens); t++ {
 			if e.Mask[t] {
-				total -= pass.Logits[t-1][e.Tokens[t]] - logSumExp(pass.Logits[t-1])
+				lse := logSumExp(pass.Logits[t-1])
+				total += lse - pass.Logits[t-1][e.Tokens[t]] + m.extra.Z*lse*lse
 				targets++
+				last = t
 			}
+		}
+		rows += last
+		for t := range last {
+			router += pass.router[t]
 		}
 	}
 	if targets == 0 {
 		return 0, nil, errors.New("the batch has no target")
 	}
-	return total / float64(targets), chosen, nil
+	return total/float64(targets) + m.extra.RouterZ*router/float64(rows), chosen, nil
 }
 
 func logSumExp(x []float64) float64 {

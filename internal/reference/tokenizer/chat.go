@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"unicode"
@@ -61,7 +60,8 @@ func (t *Tokenizer) Chat(messages, options json.RawMessage) (string, error) {
 	if t.chat == nil {
 		return "", ErrNoTemplate
 	}
-	msgs, err := jinjaValue(messages)
+	py := newPython(messages, options)
+	msgs, err := jinjaValue(py, messages)
 	if err != nil {
 		return "", fmt.Errorf("messages: %w", err)
 	}
@@ -80,7 +80,7 @@ func (t *Tokenizer) Chat(messages, options json.RawMessage) (string, error) {
 		vars[name] = jinja.NewString(token)
 	}
 	if len(options) > 0 {
-		o, err := jinjaValue(options)
+		o, err := jinjaValue(py, options)
 		if err != nil {
 			return "", fmt.Errorf("options: %w", err)
 		}
@@ -94,7 +94,8 @@ func (t *Tokenizer) Chat(messages, options json.RawMessage) (string, error) {
 		}
 	}
 	vars["messages"] = msgs
-	return t.render(vars, msgs)
+	text, err := t.render(vars, msgs)
+	return py.restore(text), err
 }
 
 func (t *Tokenizer) render(vars map[string]jinja.Value, msgs jinja.Value) (string, error) {
@@ -185,10 +186,10 @@ func cutAtTag(text, final string) (string, error) {
 const deepestJSON = 200
 
 // jinjaValue converts JSON, keeping the order of keys.
-func jinjaValue(raw json.RawMessage) (jinja.Value, error) {
+func jinjaValue(py python, raw json.RawMessage) (jinja.Value, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	v, err := nextValue(dec, 0)
+	v, err := nextValue(py, dec, 0)
 	if err != nil {
 		return jinja.Value{}, err
 	}
@@ -198,7 +199,7 @@ func jinjaValue(raw json.RawMessage) (jinja.Value, error) {
 	return v, nil
 }
 
-func nextValue(dec *json.Decoder, depth int) (jinja.Value, error) {
+func nextValue(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	if depth > deepestJSON {
 		return jinja.Value{}, fmt.Errorf("nested more than %d deep", deepestJSON)
 	}
@@ -212,22 +213,22 @@ func nextValue(dec *json.Decoder, depth int) (jinja.Value, error) {
 	case bool:
 		return jinja.NewBool(x), nil
 	case string:
-		return jinja.NewString(x), nil
+		return jinja.NewString(py.text(x)), nil
 	case json.Number:
-		return number(x)
+		return py.num(x)
 	case json.Delim:
 		if x == '[' {
-			return list(dec, depth)
+			return list(py, dec, depth)
 		}
-		return dict(dec, depth)
+		return dict(py, dec, depth)
 	}
 	return jinja.Value{}, fmt.Errorf("unexpected %v", token)
 }
 
-func list(dec *json.Decoder, depth int) (jinja.Value, error) {
+func list(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	var items []jinja.Value
 	for dec.More() {
-		v, err := nextValue(dec, depth+1)
+		v, err := nextValue(py, dec, depth+1)
 		if err != nil {
 			return jinja.Value{}, err
 		}
@@ -237,31 +238,19 @@ func list(dec *json.Decoder, depth int) (jinja.Value, error) {
 	return jinja.NewList(items), err
 }
 
-func dict(dec *json.Decoder, depth int) (jinja.Value, error) {
+func dict(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	d := jinja.NewDict()
 	for dec.More() {
 		key, err := dec.Token()
 		if err != nil {
 			return jinja.Value{}, err
 		}
-		v, err := nextValue(dec, depth+1)
+		v, err := nextValue(py, dec, depth+1)
 		if err != nil {
 			return jinja.Value{}, err
 		}
-		d.AsDict().Set(key.(string), v) // the decoder only lets strings be keys
+		d.AsDict().Set(py.text(key.(string)), v) // the decoder only lets strings be keys
 	}
 	_, err := dec.Token()
 	return d, err
-}
-
-// number is an int where Python's json would make one, else a float.
-func number(n json.Number) (jinja.Value, error) {
-	if i, err := n.Int64(); err == nil {
-		return jinja.NewInt(i), nil
-	}
-	f, err := strconv.ParseFloat(n.String(), 64)
-	if err != nil {
-		return jinja.Value{}, fmt.Errorf("number %s: %w", n, err)
-	}
-	return jinja.NewFloat(f), nil
 }

@@ -181,7 +181,7 @@ func normalizerAt(path string, raw json.RawMessage, depth int) (func(string) str
 		return nil, err
 	}
 	if form, ok := forms[k]; ok {
-		return form.String, nil
+		return normalForm(form), nil
 	}
 	if k != "Sequence" {
 		return nil, unsupported(path+".type", fmt.Sprintf("normalizer %q", k))

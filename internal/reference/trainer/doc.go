@@ -10,6 +10,12 @@
 // resumed from any checkpoint, with any number of threads, ends in the same bits
 // as one that was never disturbed.
 //
+// Completions may be drawn in another precision than the weights are trained in
+// (Options), as they are where another chip serves them. Then the policy that
+// drew a token is not the one that learns from it; the mismatch meter shows how
+// far they are apart, importance sampling weighs or leaves out what is too far,
+// and routing replay trains the experts that the rollout used.
+//
 // It is the embedded default for small models, and never the way to train a
 // real one: that is PyTorch's.
 package trainer

@@ -17,8 +17,10 @@ type (
 		Loss     float64 `json:"loss"`
 		GradNorm float64 `json:"grad_norm"` // before clipping
 		Rate     float64 `json:"lr"`
-		Tokens   int     `json:"tokens"`       // of this step
-		Total    int64   `json:"total_tokens"` // since step 0
+		Tokens   int     `json:"tokens"`                  // of this step
+		Total    int64   `json:"total_tokens"`            // since step 0
+		Z        float64 `json:"z_loss,omitempty"`        // part of the loss
+		RouterZ  float64 `json:"router_z_loss,omitempty"` // part of the loss
 		*meters          // GRPO only; its fields lie beside these
 	}
 	sectionEvent struct {
@@ -34,6 +36,18 @@ type (
 		Event string  `json:"event"` // "mismatch"
 		Step  int     `json:"step"`
 		Gap   float64 `json:"mean_abs_dlogp"` // nats
+		Most  float64 `json:"max_abs_dlogp"`
+		Far   float64 `json:"share_over_0.1"` // of tokens whose |Δ log p| is above 0.1
+
+		*corrections // with importance sampling only
+		// Rerouted is the share of (token, layer) pairs that the rollout sent to
+		// other experts than the trainer would; with routing replay only.
+		Rerouted *float64 `json:"rerouted,omitempty"`
+	}
+	corrections struct {
+		Weight    float64 `json:"weight"`    // mean over tokens
+		Truncated float64 `json:"truncated"` // share of tokens at the bound
+		Masked    float64 `json:"masked"`    // share of tokens without weight
 	}
 	doneEvent struct {
 		Event string `json:"event"` // "done"

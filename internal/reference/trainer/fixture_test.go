@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"tarbert/internal/reference"
 	"tarbert/internal/reference/tokenizer"
 	"tarbert/internal/spec"
 )
@@ -26,7 +27,7 @@ const tinyConfig = `{"architectures":["DeepseekV3ForCausalLM"],"model_type":"dee
 type fixture struct {
 	t      *testing.T
 	dir    string
-	recipe spec.Recipe
+	recipe recipe
 }
 
 // newFixture makes a run of 6 SFT and 4 GRPO steps: "answer with the digit".
@@ -54,7 +55,7 @@ func newFixture(t *testing.T) *fixture {
 	f.write("data.jsonl", data)
 	f.write("problems.jsonl", problems)
 	adam := spec.Optimizer{LearningRate: 0.02, Warmup: 2, Floor: 0.2, Betas: [2]float64{0.9, 0.95}, Epsilon: 1e-8, WeightDecay: 0.1, Clip: 1}
-	f.recipe = spec.Recipe{
+	f.recipe.Recipe = spec.Recipe{
 		Seed: 7, Dataset: filepath.Join(f.dir, "data.jsonl"), Threads: 1,
 		Train: spec.Train{
 			Model: model, DType: "float32",
@@ -65,6 +66,13 @@ func newFixture(t *testing.T) *fixture {
 		},
 	}
 	return f
+}
+
+// everyOption switches on all that a recipe can ask of this trainer.
+var everyOption = Options{
+	SFT: SFTOptions{ZLoss: 1e-3, RouterZLoss: 1e-2},
+	GRPO: GRPOOptions{ZLoss: 1e-3, RouterZLoss: 1e-2, Rollout: reference.W8A8, Replay: true,
+		Correction: Correction{Truncate: 2, MaskLow: 0.5, MaskHigh: 5, MaskLevel: Geometric}},
 }
 
 func (f *fixture) write(name string, b []byte) {
@@ -104,6 +112,13 @@ type line struct {
 	Tokens   int
 	Reward   *float64
 	Gap      *float64 `json:"mean_abs_dlogp"`
+	Most     *float64 `json:"max_abs_dlogp"`
+	Far      *float64 `json:"share_over_0.1"`
+	Weight   *float64
+	Masked   *float64
+	Rerouted *float64
+	Z        float64 `json:"z_loss"`
+	RouterZ  float64 `json:"router_z_loss"`
 }
 
 func (f *fixture) lines(name string) []line {

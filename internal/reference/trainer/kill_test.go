@@ -101,15 +101,18 @@ func (f *fixture) eventLines(name string) int {
 // verifies.
 func TestKilledRunsEndInTheSameBits(t *testing.T) {
 	f := newFixture(t)
+	f.recipe.Options = everyOption
 	killAtRandomPoints(t, f, 4, 10)
 }
 
-// TestSoakKilledTwentyTimes does so on a longer run.
+// TestSoakKilledTwentyTimes does so on a longer run, with both z-losses,
+// quantised rollouts, importance sampling and routing replay.
 func TestSoakKilledTwentyTimes(t *testing.T) {
 	if os.Getenv("TARBERT_SOAK") == "" {
 		t.Skip("a minute; make soak runs it")
 	}
 	f := newFixture(t)
+	f.recipe.Options = everyOption
 	f.recipe.Train.SFT.Steps, f.recipe.Train.GRPO.Steps = 100, 100
 	var problems []byte
 	for i := range 300 {

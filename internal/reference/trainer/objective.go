@@ -35,35 +35,46 @@ func (c clipping) surrogate(w, advantage float64) (value, slope float64, clipped
 
 // grpo is the token-level objective: the ratio of each token to the rollout's
 // policy, clipped, averaged over all target tokens of the batch (token-mean, as
-// DAPO has it). No KL term.
-func grpo(old []float32, advantage float64, c clipping, targets int) objective {
+// DAPO has it). A token counts by its weight; nil weights are one. No KL term.
+func grpo(old []float32, weights []float64, advantage float64, c clipping, targets int) objective {
 	return func(logp []float32) (float64, []float32) {
 		d := make([]float32, len(logp))
 		loss := 0.0
 		for i, l := range logp {
 			value, slope, _ := c.surrogate(math.Exp(float64(l)-float64(old[i])), advantage)
-			loss -= value
-			d[i] = float32(-slope / float64(targets))
+			w := 1.0
+			if weights != nil {
+				w = weights[i]
+			}
+			loss -= w * value
+			d[i] = float32(-w * slope / float64(targets))
 		}
 		return loss / float64(targets), d
 	}
 }
 
 // gspo is the sequence-level objective: one ratio per sample, the geometric
-// mean of its tokens', clipped, averaged over the batch's samples.
-func gspo(old []float32, advantage float64, c clipping, samples int) objective {
+// mean of its tokens', clipped, averaged over the batch's samples. A sample
+// counts by its tokens' mean weight; nil weights are one.
+func gspo(old []float32, weights []float64, advantage float64, c clipping, samples int) objective {
 	return func(logp []float32) (float64, []float32) {
 		n := float64(len(logp))
-		mean := 0.0
+		mean, w := 0.0, 1.0
+		if weights != nil {
+			w = 0
+			for _, x := range weights {
+				w += x / n
+			}
+		}
 		for i, l := range logp {
 			mean += (float64(l) - float64(old[i])) / n
 		}
 		value, slope, _ := c.surrogate(math.Exp(mean), advantage)
 		d := make([]float32, len(logp))
 		for i := range d {
-			d[i] = float32(-slope / n / float64(samples))
+			d[i] = float32(-w * slope / n / float64(samples))
 		}
-		return -value / float64(samples), d
+		return -w * value / float64(samples), d
 	}
 }
 
@@ -88,23 +99,30 @@ func advantages(rewards []float64) (a []float64, ok bool) {
 	return a, true
 }
 
-// gap is the mean of |Δ log p| between the rollout and the trainer: the
-// mismatch meter.
+// gap is |Δ log p| between the rollout and the trainer: the mismatch meter.
 type gap struct {
-	sum float64
-	n   int
+	sum, most float64
+	far       int // tokens beyond alarm
+	n         int
 }
+
+// alarm is the |Δ log p| of a token, in nats, beyond which trainers and engines
+// that should agree have been seen to diverge.
+const alarm = 0.1
 
 func (g *gap) add(logp, old []float32) {
 	for i, l := range logp {
-		g.sum += math.Abs(float64(l) - float64(old[i]))
+		d := math.Abs(float64(l) - float64(old[i]))
+		g.sum += d
+		g.most = max(g.most, d)
+		if d > alarm {
+			g.far++
+		}
 	}
 	g.n += len(logp)
 }
 
-func (g *gap) mean() float64 {
-	if g.n == 0 {
-		return 0
-	}
-	return g.sum / float64(g.n)
-}
+func (g *gap) mean() float64 { return g.sum / float64(max(g.n, 1)) }
+
+// share is that of the tokens beyond the alarm.
+func (g *gap) share() float64 { return float64(g.far) / float64(max(g.n, 1)) }

@@ -11,24 +11,33 @@ import (
 	"tarbert/internal/spec"
 )
 
+// recipe is what the trainer is to do.
+type recipe struct {
+	spec.Recipe
+	Options Options `json:"reference"`
+}
+
 // readRecipe reads the file that TARBERT_RECIPE names. An unknown field is an
 // error: it would be a wish that nobody fulfils.
-func readRecipe(path string) (spec.Recipe, error) {
+func readRecipe(path string) (recipe, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return spec.Recipe{}, fmt.Errorf("read the recipe: %w", err)
+		return recipe{}, fmt.Errorf("read the recipe: %w", err)
 	}
-	var r spec.Recipe
+	var r recipe
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return spec.Recipe{}, fmt.Errorf("recipe %s: %w", path, err)
+		return recipe{}, fmt.Errorf("recipe %s: %w", path, err)
 	}
 	if r.Threads <= 0 {
 		r.Threads = runtime.GOMAXPROCS(0)
 	}
-	if err := check(r); err != nil {
-		return spec.Recipe{}, fmt.Errorf("recipe %s: %w", path, err)
+	if err := check(r.Recipe); err != nil {
+		return recipe{}, fmt.Errorf("recipe %s: %w", path, err)
+	}
+	if err := r.Options.check(r.Recipe); err != nil {
+		return recipe{}, fmt.Errorf("recipe %s: %w", path, err)
 	}
 	return r, nil
 }
@@ -97,11 +106,12 @@ type identity struct {
 	Problems string    `json:"problems_sha256,omitempty"`
 	SFT      spec.SFT  `json:"sft"`
 	GRPO     spec.GRPO `json:"grpo"`
+	Options  Options   `json:"reference,omitzero"`
 }
 
 // identify digests what the recipe names.
-func identify(r spec.Recipe, configPath string) (identity, error) {
-	id := identity{Seed: r.Seed, SFT: r.Train.SFT, GRPO: r.Train.GRPO}
+func identify(r recipe, configPath string) (identity, error) {
+	id := identity{Seed: r.Seed, SFT: r.Train.SFT, GRPO: r.Train.GRPO, Options: r.Options}
 	id.GRPO.Problems = ""
 	var err error
 	if id.Model, err = fileDigest(configPath); err != nil {
@@ -135,6 +145,8 @@ func (id identity) differs(other identity) string {
 		return fmt.Sprintf("train.sft (%+v, here %+v)", other.SFT, id.SFT)
 	case id.GRPO != other.GRPO:
 		return fmt.Sprintf("train.grpo (%+v, here %+v)", other.GRPO, id.GRPO)
+	case id.Options != other.Options:
+		return fmt.Sprintf("reference (%+v, here %+v)", other.Options, id.Options)
 	}
 	return ""
 }

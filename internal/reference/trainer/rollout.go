@@ -16,17 +16,20 @@ type sampling struct {
 	maxTokens   int
 	temperature float64
 	eos         []int
+	routing     bool         // keep the experts chosen
+	window      int          // completions at a time; 0: windowMost
 	pool        *kernel.Pool // nil: one thread; the draws are the same
 }
 
 // rollout is one sampled completion.
 type rollout struct {
-	problem int       // index in the step's problems
-	tokens  []int     // prompt, completion and, unless cut, the end-of-text token
-	prompt  int       // how many of them are the prompt's
-	logp    []float32 // log-probability of each sampled token at temperature 1
-	entropy float64   // sum over sampled tokens, nats
-	ended   bool      // by an end-of-text token, which is the last
+	problem int               // index in the step's problems
+	tokens  []int             // prompt, completion and, unless cut, the end-of-text token
+	prompt  int               // how many of them are the prompt's
+	logp    []float32         // log-probability of each sampled token at temperature 1
+	entropy float64           // sum over sampled tokens, nats
+	ended   bool              // by an end-of-text token, which is the last
+	routing reference.Routing // of all tokens but the last; nil unless asked for
 }
 
 // completion is the text after the prompt, without the end.
@@ -40,55 +43,128 @@ func (r rollout) completion(tok *tokenizer.Tokenizer) string {
 
 // sample is the rollout as training data: its prompt masked.
 func (r rollout) sample() reference.Sample {
-	s := reference.Sample{Tokens: r.tokens, Mask: make([]bool, len(r.tokens))}
+	s := reference.Sample{Tokens: r.tokens, Mask: make([]bool, len(r.tokens)), Routing: r.routing}
 	for t := r.prompt; t < len(s.Mask); t++ {
 		s.Mask[t] = true
 	}
 	return s
 }
 
-// roll draws the completions of one step's problems, all together and with a KV
-// cache. Each prompt is read once; a sequence that has ended leaves the
-// batch. Every draw is keyed by (seed, step, problem, sample, position), and the
-// model's bits do not depend on the batch, so a completion does not depend on
-// what it is computed beside.
+// reserveMost bounds the tokens that a completion's cache has room for from the
+// start. With longer ones the cache grows under way.
+const reserveMost = 256
+
+// windowMost is how many completions are drawn at a time: enough rows to fill
+// the matrix products, few enough for their caches to stay near the cores.
+const windowMost = 64
+
+// roll draws the completions of one step's problems, many at a time and with a
+// KV cache. Each prompt is read once; a sequence that has ended makes room for
+// the next. Every draw is keyed by (seed, step, problem, sample, position), and
+// the model's bits do not depend on the batch, so a completion does not depend
+// on what it is computed beside.
 func roll(ctx context.Context, m *reference.Model, s sampling, step int, problems []problem) ([]rollout, error) {
-	out := make([]rollout, 0, len(problems)*s.samples)
-	live := make([]*drawing, 0, cap(out))
-	heads := make([]reference.Input, len(problems))
-	for i, p := range problems {
-		heads[i] = reference.Input{Seq: m.NewSequence(), Tokens: p.prompt}
+	w := window{m: m, s: s, step: step, problems: problems, out: make([]rollout, len(problems)*s.samples), heads: make([]head, len(problems))}
+	if w.s.window <= 0 {
+		w.s.window = windowMost
 	}
-	logits, err := m.Forward(ctx, heads)
-	if err != nil {
-		return nil, err
-	}
-	for i, p := range problems {
-		for k := range s.samples {
-			out = append(out, rollout{problem: i, prompt: len(p.prompt), tokens: append([]int(nil), p.prompt...)})
-			d := &drawing{r: &out[len(out)-1], seq: heads[i].Seq.Clone(), key: []uint64{s.seed, streamSample, uint64(step), uint64(i), uint64(k), 0}}
-			d.logits = logits[i][0]
-			live = append(live, d)
-		}
-	}
-	inputs := make([]reference.Input, 0, len(live))
 	for {
-		s.pool.Run(len(live), func(i int) { live[i].draw(s) })
-		live = unfinished(live, s.maxTokens)
-		if len(live) == 0 {
-			return out, nil
-		}
-		inputs = inputs[:0]
-		for _, d := range live {
-			inputs = append(inputs, reference.Input{Seq: d.seq, Tokens: d.r.tokens[len(d.r.tokens)-1:]})
-		}
-		if logits, err = m.Forward(ctx, inputs); err != nil {
+		if err := w.admit(ctx); err != nil {
 			return nil, err
 		}
-		for i, d := range live {
-			d.logits = logits[i][0]
+		if len(w.live) == 0 {
+			return w.out, nil
+		}
+		s.pool.Run(len(w.live), func(i int) { w.live[i].draw(s) })
+		w.live = unfinished(w.live, s.maxTokens)
+		if err := w.advance(ctx); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// window is the completions that are being drawn, and those that wait.
+type window struct {
+	m        *reference.Model
+	s        sampling
+	step     int
+	problems []problem
+	out      []rollout
+	heads    []head // of the problems
+	begun    int    // rollouts of out
+	live     []*drawing
+	inputs   []reference.Input
+}
+
+// head is a prompt once it is read.
+type head struct {
+	seq    *reference.Sequence
+	logits []float32
+}
+
+// admit begins waiting completions while there is room, and reads their prompts.
+func (w *window) admit(ctx context.Context) error {
+	to := min(w.begun+w.s.window-len(w.live), len(w.out))
+	if err := w.read(ctx, w.begun/w.s.samples, (to+w.s.samples-1)/w.s.samples); err != nil {
+		return err
+	}
+	for ; w.begun < to; w.begun++ {
+		i, k := w.begun/w.s.samples, w.begun%w.s.samples
+		h, p := &w.heads[i], w.problems[i].prompt
+		d := &drawing{r: &w.out[w.begun], logits: h.logits, key: []uint64{w.s.seed, streamSample, uint64(w.step), uint64(i), uint64(k), 0}}
+		*d.r = rollout{problem: i, prompt: len(p), tokens: append(make([]int, 0, len(p)+min(w.s.maxTokens, reserveMost)), p...)}
+		if d.seq = h.seq; k+1 < w.s.samples {
+			d.seq = h.seq.Clone()
+		}
+		w.live = append(w.live, d)
+	}
+	return nil
+}
+
+// read runs the prompts of problems [from, to) that are not read yet.
+func (w *window) read(ctx context.Context, from, to int) error {
+	for from < to && w.heads[from].seq != nil {
+		from++
+	}
+	if from >= to {
+		return nil
+	}
+	w.inputs = w.inputs[:0]
+	for _, p := range w.problems[from:to] {
+		seq := w.m.NewSequence()
+		seq.Reserve(len(p.prompt) + min(w.s.maxTokens, reserveMost))
+		if w.s.routing {
+			seq.RecordRouting()
+		}
+		w.inputs = append(w.inputs, reference.Input{Seq: seq, Tokens: p.prompt})
+	}
+	logits, err := w.m.Forward(ctx, w.inputs)
+	if err != nil {
+		return err
+	}
+	for i, in := range w.inputs {
+		w.heads[from+i] = head{seq: in.Seq, logits: logits[i][0]}
+	}
+	return nil
+}
+
+// advance feeds every live completion's last token to the model.
+func (w *window) advance(ctx context.Context) error {
+	if len(w.live) == 0 {
+		return nil
+	}
+	w.inputs = w.inputs[:0]
+	for _, d := range w.live {
+		w.inputs = append(w.inputs, reference.Input{Seq: d.seq, Tokens: d.r.tokens[len(d.r.tokens)-1:]})
+	}
+	logits, err := w.m.Forward(ctx, w.inputs)
+	if err != nil {
+		return err
+	}
+	for i, d := range w.live {
+		d.logits = logits[i][0]
+	}
+	return nil
 }
 
 // drawing is a rollout that is not finished.
@@ -123,7 +199,9 @@ func unfinished(live []*drawing, maxTokens int) []*drawing {
 	for _, d := range live {
 		if !d.r.ended && len(d.r.logp) < maxTokens {
 			kept = append(kept, d)
+			continue
 		}
+		d.r.routing = d.seq.Routing()
 	}
 	return kept
 }

@@ -62,7 +62,7 @@ func Run(ctx context.Context, env Env) error {
 	return errors.Join(run(ctx, env, recipe, ev), ev.close())
 }
 
-func run(ctx context.Context, env Env, recipe spec.Recipe, ev *events) error {
+func run(ctx context.Context, env Env, recipe recipe, ev *events) error {
 	if err := ev.enter("setup"); err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func run(ctx context.Context, env Env, recipe spec.Recipe, ev *events) error {
 		if err := t.next(context.WithoutCancel(ctx)); err != nil {
 			return fmt.Errorf("step %d: %w", t.step+1, err)
 		}
-		if due(recipe, t.step) {
+		if due(recipe.Recipe, t.step) {
 			if err := t.save(env.Checkpoints); err != nil {
 				return err
 			}
@@ -101,7 +101,7 @@ func run(ctx context.Context, env Env, recipe spec.Recipe, ev *events) error {
 
 // training is a run between two steps.
 type training struct {
-	recipe   spec.Recipe
+	recipe   recipe
 	id       identity
 	events   *events
 	model    *reference.Trainable
@@ -117,7 +117,7 @@ type training struct {
 }
 
 // setup reads everything that the recipe names.
-func setup(env Env, r spec.Recipe, ev *events) (*training, error) {
+func setup(env Env, r recipe, ev *events) (*training, error) {
 	t := &training{recipe: r, events: ev}
 	configPath := filepath.Join(r.Train.Model, "config.json")
 	var err error
@@ -140,7 +140,7 @@ func setup(env Env, r spec.Recipe, ev *events) (*training, error) {
 	if env.Resume != "" {
 		return t, t.resume(env.Resume)
 	}
-	if t.model, err = fresh(r, config); err != nil {
+	if t.model, err = fresh(r.Recipe, config); err != nil {
 		return nil, err
 	}
 	t.opt = newOptimizer(t.model.Params(), kernel.NewPool(r.Threads))
@@ -201,18 +201,18 @@ func stage(r spec.Recipe, s int) string {
 
 // finish clips, moves the weights, counts and reports. The loss and the
 // gradients are those of the whole batch.
-func (t *training) finish(h spec.Optimizer, rate, loss float64, tokens int, m *meters) error {
+func (t *training) finish(h spec.Optimizer, rate float64, sum totals, tokens int, m *meters) error {
 	norm := t.opt.norm()
-	if math.IsNaN(loss+norm) || math.IsInf(loss+norm, 0) {
-		return fmt.Errorf("loss %g, gradient norm %g: %w", loss, norm, ErrNotFinite)
+	if math.IsNaN(sum.loss+norm) || math.IsInf(sum.loss+norm, 0) {
+		return fmt.Errorf("loss %g, gradient norm %g: %w", sum.loss, norm, ErrNotFinite)
 	}
 	if m == nil || m.Kept > 0 { // without any signal even the moments stay as they are
 		t.opt.step(h, rate, norm)
 	}
 	t.step++
 	t.tokens += int64(tokens)
-	return t.events.write(stepEvent{Event: "step", Step: t.step, Stage: stage(t.recipe, t.step), Loss: loss, GradNorm: norm,
-		Rate: rate, Tokens: tokens, Total: t.tokens, meters: m})
+	return t.events.write(stepEvent{Event: "step", Step: t.step, Stage: stage(t.recipe.Recipe, t.step), Loss: sum.loss, GradNorm: norm,
+		Rate: rate, Tokens: tokens, Total: t.tokens, Z: sum.z, RouterZ: sum.routerZ, meters: m})
 }
 
 // due says whether a checkpoint is written after a step: at the interval, at

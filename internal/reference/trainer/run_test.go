@@ -77,14 +77,21 @@ func TestRunSpeaksTheContract(t *testing.T) {
 // what it left, with another number of threads, and compares every byte of the
 // last checkpoint with an undisturbed run's.
 func TestResumeIsBitIdentical(t *testing.T) {
-	for _, objective := range []string{"grpo", "gspo"} {
+	for _, objective := range []string{"grpo", "gspo", "every option"} {
 		f := newFixture(t)
-		f.recipe.Train.GRPO.Objective = objective
+		if objective == "every option" {
+			f.recipe.Options = everyOption
+		} else {
+			f.recipe.Train.GRPO.Objective = objective
+		}
 		if err := f.run("whole", "", 0); err != nil {
 			t.Fatal(err)
 		}
 		want := files(t, f.step("whole", 10))
 		for k := 1; k < 10; k++ {
+			if objective == "every option" && k%3 == 1 {
+				continue // a step of each stage and the border are left
+			}
 			name := fmt.Sprintf("cut-%d", k)
 			f.recipe.Threads = 1
 			if err := f.run(name, "", k); !errors.Is(err, ErrStopped) {
@@ -207,6 +214,15 @@ func TestRefusals(t *testing.T) {
 		{"objective", func(f *fixture) { f.recipe.Train.GRPO.Objective = "ppo" }, `"ppo"`},
 		{"rate", func(f *fixture) { f.recipe.Train.SFT.Optimizer.LearningRate = 0 }, "train.sft.optimizer.learning_rate is 0"},
 		{"checker", func(f *fixture) { f.recipe.Train.GRPO.Reward = "vibes" }, "vibes"},
+		{"z-loss", func(f *fixture) { f.recipe.Options.SFT.ZLoss = -1 }, "reference.sft.z_loss is -1"},
+		{"rollout precision", func(f *fixture) { f.recipe.Options.GRPO.Rollout = "fp4" }, `rollout_precision is "fp4"`},
+		{"level", func(f *fixture) { f.recipe.Options.GRPO.Correction.MaskLevel = "word" }, `mask_level is "word"`},
+		{"truncation", func(f *fixture) { f.recipe.Options.GRPO.Correction.Truncate = -2 }, "truncate is -2"},
+		{"mask", func(f *fixture) { f.recipe.Options.GRPO.Correction.MaskLow = 0.5 }, "mask_low 0.5, mask_high 0"},
+		{"token level with gspo", func(f *fixture) {
+			f.recipe.Train.GRPO.Objective = "gspo"
+			f.recipe.Options.GRPO.Correction = Correction{Truncate: 2}
+		}, "truncate_level is token"},
 		{"no dataset", func(f *fixture) { f.recipe.Dataset += ".gone" }, "data.jsonl.gone"},
 		{"broken line", func(f *fixture) {
 			f.write("data.jsonl", []byte("{\"id\":\"a\",\"prompt\":\"1=\",\"completion\":\"1\"}\n{"))
@@ -240,11 +256,12 @@ func TestResumeRefusesAnotherRun(t *testing.T) {
 	}
 	f.write("other.jsonl", []byte("{\"id\":\"a\",\"prompt\":\"1=\",\"completion\":\"2\"}\n"))
 	other := filepath.Join(f.dir, "other.jsonl")
-	for name, bend := range map[string]func(r *spec.Recipe){
-		"seed":        func(r *spec.Recipe) { r.Seed++ },
-		"train.sft":   func(r *spec.Recipe) { r.Train.SFT.Batch++ },
-		"train.grpo":  func(r *spec.Recipe) { r.Train.GRPO.ClipLow = 0.1 },
-		"the dataset": func(r *spec.Recipe) { r.Dataset = other },
+	for name, bend := range map[string]func(r *recipe){
+		"seed":        func(r *recipe) { r.Seed++ },
+		"train.sft":   func(r *recipe) { r.Train.SFT.Batch++ },
+		"train.grpo":  func(r *recipe) { r.Train.GRPO.ClipLow = 0.1 },
+		"the dataset": func(r *recipe) { r.Dataset = other },
+		"reference":   func(r *recipe) { r.Options.GRPO.Replay = true },
 	} {
 		kept := f.recipe
 		bend(&f.recipe)

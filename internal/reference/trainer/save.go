@@ -51,7 +51,7 @@ func (t *training) save(root string) error {
 	if err != nil {
 		return err
 	}
-	keep := kept(t.recipe, all)
+	keep := kept(t.recipe.Recipe, all)
 	_, err = checkpoint.Prune(root, func(e checkpoint.Entry) bool { return keep[e.Step] })
 	return err
 }
@@ -80,7 +80,7 @@ func (t *training) commit(w *checkpoint.Writer) (string, error) {
 		return "", err
 	}
 	return w.Commit(checkpoint.State{
-		Step: t.step, Tokens: t.tokens, Stage: stage(t.recipe, t.step), Cursor: t.cursor(),
+		Step: t.step, Tokens: t.tokens, Stage: stage(t.recipe.Recipe, t.step), Cursor: t.cursor(),
 		Schedule: map[string]float64{optimizerSteps: float64(t.opt.steps)},
 		Writer:   checkpoint.Identity{Trainer: writer, Vendor: "cpu", Device: kernel.Describe(), DType: "float32"},
 		Extra:    own,

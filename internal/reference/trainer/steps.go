@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"tarbert/internal/reference"
+	"tarbert/internal/spec"
 )
 
 // microTokens is about how many tokens go through the model at once: enough
@@ -26,31 +27,58 @@ func micro(batch []reference.Sample) [][2]int {
 	return append(cuts, [2]int{first, len(batch)})
 }
 
+// totals are a batch's sums over its micro-batches.
+type totals struct {
+	loss, z, routerZ float64 // z and routerZ are parts of loss
+	load             [][]int
+	rerouted, routed int
+}
+
+// penalties are the means over a batch as the sums over its parts that a step
+// takes.
+func penalties(z, routerZ float64, batch []reference.Sample) reference.Penalties {
+	rows := 0
+	for _, s := range batch {
+		for t := len(s.Mask) - 1; t > 0; t-- {
+			if s.Mask[t] {
+				rows += t // tokens before the last target are computed
+				break
+			}
+		}
+	}
+	return reference.Penalties{Z: z / float64(max(targets(batch), 1)), RouterZ: routerZ / float64(max(rows, 1))}
+}
+
 // backward adds the batch's gradient to the model's. objectives has one per
 // sample; seen, if set, gets each sample's log-probabilities.
-func (t *training) backward(ctx context.Context, batch []reference.Sample, objectives []objective, seen func(i int, logp []float32)) (loss float64, load [][]int, err error) {
+func (t *training) backward(ctx context.Context, batch []reference.Sample, objectives []objective, extra reference.Penalties, seen func(i int, logp []float32)) (totals, error) {
 	t.model.ZeroGrad()
+	var sum totals
 	for _, cut := range micro(batch) {
 		first := cut[0]
-		stats, err := t.model.ForwardBackward(ctx, batch[first:cut[1]], func(logp [][]float32) (float64, [][]float32) {
-			sum, d := 0.0, make([][]float32, len(logp))
+		stats, err := t.model.ForwardBackwardWith(ctx, batch[first:cut[1]], func(logp [][]float32) (float64, [][]float32) {
+			loss, d := 0.0, make([][]float32, len(logp))
 			for i, l := range logp {
 				if seen != nil {
 					seen(first+i, l)
 				}
 				var own float64
 				own, d[i] = objectives[first+i](l)
-				sum += own
+				loss += own
 			}
-			return sum, d
-		})
+			return loss, d
+		}, extra)
 		if err != nil {
-			return 0, nil, err
+			return totals{}, err
 		}
-		loss += stats.Loss
-		load = addLoad(load, stats.ExpertLoad)
+		sum.loss += stats.Loss
+		sum.z += stats.Z
+		sum.routerZ += stats.RouterZ
+		sum.rerouted += stats.Rerouted
+		sum.routed += stats.Routed
+		sum.load = addLoad(sum.load, stats.ExpertLoad)
 	}
-	return loss, load, nil
+	return sum, nil
 }
 
 func addLoad(sum, x [][]int) [][]int {
@@ -82,16 +110,17 @@ func (t *training) nextSFT(ctx context.Context) error {
 	for i := range objectives {
 		objectives[i] = ce
 	}
-	loss, load, err := t.backward(ctx, batch, objectives, nil)
+	o := t.recipe.Options.SFT
+	sum, err := t.backward(ctx, batch, objectives, penalties(o.ZLoss, o.RouterZLoss, batch), nil)
 	if err != nil {
 		return err
 	}
-	if err := t.finish(sft.Optimizer, rate(sft.Optimizer, t.step, sft.Steps), loss, tokens, nil); err != nil {
+	if err := t.finish(sft.Optimizer, rate(sft.Optimizer, t.step, sft.Steps), sum, tokens, nil); err != nil {
 		return err
 	}
 	if sft.RouterBias > 0 {
 		for i, b := range t.model.RouterBias() {
-			balance(b.Data, load[i], sft.RouterBias)
+			balance(b.Data, sum.load[i], sft.RouterBias)
 		}
 	}
 	return nil
@@ -123,8 +152,13 @@ func (t *training) nextGRPO(ctx context.Context, g int) error {
 	}
 	r := t.recipe.Train.GRPO
 	problems := t.problems[g*r.Prompts : (g+1)*r.Prompts]
-	s := sampling{seed: t.recipe.Seed, samples: r.Samples, maxTokens: r.MaxTokens, temperature: r.Temperature, eos: t.tok.EOS(), pool: t.opt.pool}
-	rollouts, err := roll(ctx, t.model.Inference(), s, g, problems)
+	o := t.recipe.Options.GRPO
+	s := sampling{seed: t.recipe.Seed, samples: r.Samples, maxTokens: r.MaxTokens, temperature: r.Temperature, eos: t.tok.EOS(), routing: o.Replay, pool: t.opt.pool}
+	m, err := t.sampler(o.Rollout)
+	if err != nil {
+		return err
+	}
+	rollouts, err := roll(ctx, m, s, g, problems)
 	if err != nil {
 		return err
 	}
@@ -135,10 +169,18 @@ func (t *training) nextGRPO(ctx context.Context, g int) error {
 	return t.learn(ctx, j, g)
 }
 
+// sampler is the model that completions are drawn from.
+func (t *training) sampler(p reference.Precision) (*reference.Model, error) {
+	if p == "" {
+		p = reference.F32
+	}
+	return t.model.Rounded(p)
+}
+
 // learn takes the policy gradient step. Groups without a signal are left out;
 // where no group has one, the first is still computed for the mismatch meter.
 func (t *training) learn(ctx context.Context, j judged, g int) error {
-	r := t.recipe.Train.GRPO
+	r, o := t.recipe.Train.GRPO, t.recipe.Options.GRPO
 	var batch []reference.Sample
 	var of []int // rollout of each sample
 	tokens, predicted := 0, 0
@@ -149,24 +191,45 @@ func (t *training) learn(ctx context.Context, j judged, g int) error {
 			predicted += len(roll.logp)
 		}
 	}
-	clip := clipping{low: r.ClipLow, high: r.ClipHigh}
+	var weights tally
 	objectives := make([]objective, len(batch))
 	for i, k := range of {
-		if r.Objective == "gspo" {
-			objectives[i] = gspo(j.rollouts[k].logp, j.advantages[k], clip, len(batch))
-		} else {
-			objectives[i] = grpo(j.rollouts[k].logp, j.advantages[k], clip, predicted)
-		}
+		objectives[i] = policy(r, o.Correction, j.rollouts[k].logp, j.advantages[k], predicted, len(batch), &weights)
 	}
-	var mismatch gap
-	loss, _, err := t.backward(ctx, batch, objectives, func(i int, logp []float32) { mismatch.add(logp, j.rollouts[of[i]].logp) })
+	mismatch := mismatchEvent{Event: "mismatch", Step: t.step + 1}
+	var apart gap
+	sum, err := t.backward(ctx, batch, objectives, penalties(o.ZLoss, o.RouterZLoss, batch), func(i int, logp []float32) { apart.add(logp, j.rollouts[of[i]].logp) })
 	if err != nil {
 		return err
 	}
-	if err := t.finish(r.Optimizer, rate(r.Optimizer, g, r.Steps), loss, tokens, &j.meters); err != nil {
+	if err := t.finish(r.Optimizer, rate(r.Optimizer, g, r.Steps), sum, tokens, &j.meters); err != nil {
 		return err
 	}
-	return t.events.write(mismatchEvent{Event: "mismatch", Step: t.step, Gap: mismatch.mean()})
+	mismatch.Gap, mismatch.Most, mismatch.Far = apart.mean(), apart.most, apart.share()
+	if o.Correction.on() {
+		mismatch.corrections = &corrections{Weight: weights.share(weights.sum), Truncated: weights.share(float64(weights.truncated)), Masked: weights.share(float64(weights.masked))}
+	}
+	if o.Replay {
+		share := float64(sum.rerouted) / float64(max(sum.routed, 1))
+		mismatch.Rerouted = &share
+	}
+	return t.events.write(mismatch)
+}
+
+// policy is one rollout's objective. Without a correction the ratio is to the
+// policy that drew it.
+func policy(r spec.GRPO, c Correction, mu []float32, advantage float64, targets, samples int, seen *tally) objective {
+	clip := clipping{low: r.ClipLow, high: r.ClipHigh}
+	to := func(old []float32, weights []float64) objective {
+		if r.Objective == "gspo" {
+			return gspo(old, weights, advantage, clip, samples)
+		}
+		return grpo(old, weights, advantage, clip, targets)
+	}
+	if !c.on() {
+		return to(mu, nil)
+	}
+	return c.corrected(mu, to, func(w []float64) { seen.add(c, w) })
 }
 
 // MeanLoss is SFT's objective for a batch that goes through the model at once:

@@ -47,11 +47,11 @@ func TestObjectiveGradients(t *testing.T) {
 		at   []float32
 	}{
 		{"cross-entropy", crossEntropy(9), mixed},
-		{"grpo inside the clip", grpo(old, 1.5, clip, 9), near},
-		{"grpo, good sample, some clipped", grpo(old, 1.5, clip, 9), mixed},
-		{"grpo, bad sample, some clipped", grpo(old, -0.7, clip, 9), mixed},
-		{"gspo inside the clip", gspo(old, 1.5, clip, 5), near},
-		{"gspo, bad sample", gspo(old, -0.7, clip, 5), near},
+		{"grpo inside the clip", grpo(old, nil, 1.5, clip, 9), near},
+		{"grpo, good sample, some clipped", grpo(old, nil, 1.5, clip, 9), mixed},
+		{"grpo, bad sample, some clipped", grpo(old, nil, -0.7, clip, 9), mixed},
+		{"gspo inside the clip", gspo(old, nil, 1.5, clip, 5), near},
+		{"gspo, bad sample", gspo(old, nil, -0.7, clip, 5), near},
 	} {
 		if e := slopeError(c.f, c.at); !(e < 2e-3) {
 			t.Errorf("%s: derivative off by %.2g of the largest", c.name, e)
@@ -81,14 +81,14 @@ func TestClipping(t *testing.T) {
 	}
 	// A GSPO sample whose mean ratio is outside teaches nothing, however its tokens lie.
 	old := []float32{-1, -1}
-	if _, d := gspo(old, 1, clip, 1)([]float32{0, -1.25}); d[0] != 0 || d[1] != 0 {
+	if _, d := gspo(old, nil, 1, clip, 1)([]float32{0, -1.25}); d[0] != 0 || d[1] != 0 {
 		t.Errorf("gspo beyond the clip: gradient %v", d)
 	}
 	// On policy both are the plain policy gradient.
-	if _, d := grpo(old, 3, clip, 6)(old); d[0] != -0.5 || d[1] != -0.5 {
+	if _, d := grpo(old, nil, 3, clip, 6)(old); d[0] != -0.5 || d[1] != -0.5 {
 		t.Errorf("grpo on policy: gradient %v, want −A/targets", d)
 	}
-	if _, d := gspo(old, 3, clip, 2)(old); d[0] != -0.75 || d[1] != -0.75 {
+	if _, d := gspo(old, nil, 3, clip, 2)(old); d[0] != -0.75 || d[1] != -0.75 {
 		t.Errorf("gspo on policy: gradient %v, want −A/|y|/samples", d)
 	}
 }
@@ -320,6 +320,27 @@ func TestRolloutsDoNotDependOnTheBatch(t *testing.T) {
 	}
 	if diff := cmp.Diff(all[:3], alone, cmp.AllowUnexported(rollout{})); diff != "" {
 		t.Errorf("alone the first problem gets other completions (-beside +alone):\n%s", diff)
+	}
+	s.window = 2
+	few, err := roll(t.Context(), m, s, 4, problems)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(all, few, cmp.AllowUnexported(rollout{})); diff != "" {
+		t.Errorf("two at a time other completions (-all +few):\n%s", diff)
+	}
+	s.routing = true
+	recorded, err := roll(t.Context(), m, s, 4, problems)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range recorded {
+		if want := (len(r.tokens) - 1) * m.Config().NumExpertsPerTok; len(r.routing) != 1 || len(r.routing[0]) != want {
+			t.Errorf("rollout %d: routing of %d layers, want 1 with %d choices", i, len(r.routing), want)
+		}
+		if !slices.Equal(r.tokens, all[i].tokens) || !slices.Equal(r.logp, all[i].logp) {
+			t.Errorf("rollout %d: recording its routing changes it", i)
+		}
 	}
 	other, err := roll(t.Context(), m, s, 5, problems[:1])
 	if err != nil {

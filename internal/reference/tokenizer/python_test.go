@@ -1,0 +1,64 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// renderer is a tokenizer that only renders a template.
+func renderer(template string) *Tokenizer {
+	return &Tokenizer{chat: &chatTemplates{named: map[string]string{defaultTemplate: template}}}
+}
+
+// TestValuesAreWrittenAsPythonWritesThem: the wanted texts are what transformers
+// 5.17 renders of the same template, messages and options.
+func TestValuesAreWrittenAsPythonWritesThem(t *testing.T) {
+	const template = `{% for m in messages %}{{ m | tojson }}|"{{ m.x }}"|{{ [m.x, m.x] | tojson }};{% endfor %}`
+	for _, c := range []struct{ name, x, want string }{
+		{"a float that is whole", `2.0`, `{"x": 2.0}|"2.0"|[2.0, 2.0];`},
+		{"a float past six digits", `1234567.5`, `{"x": 1234567.5}|"1234567.5"|[1234567.5, 1234567.5];`},
+		{"a small float", `-3e-7`, `{"x": -3e-07}|"-3e-07"|[-3e-07, -3e-07];`},
+		{"fixed down to 1e-4", `1E-4`, `{"x": 0.0001}|"0.0001"|[0.0001, 0.0001];`},
+		{"fixed below 1e16", `1e15`, `{"x": 1000000000000000.0}|"1000000000000000.0"|[1000000000000000.0, 1000000000000000.0];`},
+		{"exponent from 1e16", `1e16`, `{"x": 1e+16}|"1e+16"|[1e+16, 1e+16];`},
+		{"an integer past 64 bits", `100000000000000000000`, `{"x": 100000000000000000000}|"100000000000000000000"|[100000000000000000000, 100000000000000000000];`},
+		{"an integer", `3`, `{"x": 3}|"3"|[3, 3];`},
+		{"minus zero", `-0.0`, `{"x": -0.0}|"-0.0"|[-0.0, -0.0];`},
+		{"line separators", "\"a\u2028b\u2029\"", "{\"x\": \"a\u2028b\u2029\"}|\"a\u2028b\u2029\"|[\"a\u2028b\u2029\", \"a\u2028b\u2029\"];"},
+		{"a string of digits", `"2.0"`, `{"x": "2.0"}|"2.0"|["2.0", "2.0"];`},
+		{"a noncharacter of the text's own", "\"\ufdd0 \u2028\"", "{\"x\": \"\ufdd0 \u2028\"}|\"\ufdd0 \u2028\"|[\"\ufdd0 \u2028\", \"\ufdd0 \u2028\"];"},
+		{"an escaped noncharacter", `"\uFDD0 \u2028"`, "{\"x\": \"\ufdd0 \u2028\"}|\"\ufdd0 \u2028\"|[\"\ufdd0 \u2028\", \"\ufdd0 \u2028\"];"},
+	} {
+		got, err := renderer(template).Chat(json.RawMessage(`[{"x": `+c.x+`}]`), nil)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		} else if got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	got, err := renderer("{{ tools | tojson }}").Chat(json.RawMessage(`[]`), json.RawMessage(`{"tools": [{"x\u2028": 0.50, "y": [1.0]}]}`))
+	if want := "[{\"x\u2028\": 0.5, \"y\": [1.0]}]"; err != nil || got != want {
+		t.Errorf("options: %q, %v, want %q", got, err, want)
+	}
+}
+
+func TestFloatReprReadsBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := rapid.Float64().Draw(t, "f")
+		if math.IsInf(f, 0) || math.IsNaN(f) {
+			return
+		}
+		s := floatRepr(f)
+		if back, err := strconv.ParseFloat(s, 64); err != nil || back != f {
+			t.Fatalf("%v is written %s", f, s)
+		}
+		if !strings.ContainsAny(s, ".e") {
+			t.Fatalf("%v is written like an integer: %s", f, s)
+		}
+	})
+}
