@@ -209,7 +209,7 @@ func trainInputs(r *run) (any, error) {
 }
 
 func (r *run) recipe() spec.Recipe {
-	return spec.Recipe{Seed: r.spec.Seed, Dataset: r.label.Dataset.Path, Train: r.spec.Train, Threads: r.Threads}
+	return spec.Recipe{Seed: r.spec.Seed, Dataset: r.label.Dataset.Path, Train: r.spec.Train, Threads: r.Threads, Reference: r.spec.Train.Reference}
 }
 
 func actTrain(ctx context.Context, r *run) (outcome, error) {

@@ -232,6 +232,12 @@ func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
 		default:
 			wrong("a whole number")
 		}
+	case reflect.Bool:
+		if b, ok := n.(*ast.BoolNode); ok {
+			v.SetBool(b.Value)
+		} else {
+			wrong("true or false")
+		}
 	case reflect.Float64:
 		if f, ok := number(n); ok {
 			v.SetFloat(f)

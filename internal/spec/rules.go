@@ -85,6 +85,18 @@ func rules() []rule {
 		{path: "train.grpo.clip_high", about: "the ratio is clipped above at 1 + clip_high", example: "0.28", open: true, max: 100},
 		{path: "train.grpo.objective", example: "grpo", choices: []string{"grpo", "gspo"}},
 
+		{path: "train.reference.sft.z_loss", about: "factor of the mean squared log-sum-exp of the logits", example: "1e-4", min: 0, max: 1},
+		{path: "train.reference.sft.router_z_loss", about: "the same of the router's logits", example: "1e-3", min: 0, max: 1},
+		{path: "train.reference.grpo.z_loss", about: "factor of the mean squared log-sum-exp of the logits", example: "1e-4", min: 0, max: 1},
+		{path: "train.reference.grpo.router_z_loss", about: "the same of the router's logits", example: "1e-3", min: 0, max: 1},
+		{path: "train.reference.grpo.rollout_precision", about: "profile that completions are sampled in", example: "w8a8", choices: []string{"f32", "bf16", "w8a8"}},
+		{path: "train.reference.grpo.routing_replay", about: "train with the experts that the rollout chose", example: "true"},
+		{path: "train.reference.grpo.correction.truncate", about: "largest importance weight; 0 = off", example: "2", min: 0, max: 1e6},
+		{path: "train.reference.grpo.correction.truncate_level", example: "token", choices: []string{"token", "sequence", "geometric"}},
+		{path: "train.reference.grpo.correction.mask_low", about: "smaller importance ratios weigh nothing", example: "0.5", min: 0, max: 1e6},
+		{path: "train.reference.grpo.correction.mask_high", about: "larger importance ratios weigh nothing; 0 = off", example: "2", min: 0, max: 1e6},
+		{path: "train.reference.grpo.correction.mask_level", example: "geometric", choices: []string{"token", "sequence", "geometric"}},
+
 		{path: "convert.formats", about: "forms in which the weights are written; the last one is released unless verify.format says otherwise", example: "[bf16, w8a8-ascend]", required: true, min: 1, max: 16},
 		{path: "convert.formats[]", example: "bf16", choices: Formats()},
 		{path: "convert.keep", about: "module name patterns left in bf16, besides the architecture's own list", example: `["*.o_proj"]`, min: 0, max: 1000},

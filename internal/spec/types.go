@@ -81,6 +81,41 @@ type Train struct {
 	GRPO       GRPO       `json:"grpo"`
 	// Restarts is how many attempts without progress end the stage; default 3.
 	Restarts int `json:"restarts"`
+	// Reference is what only the reference trainer can do; all of it off by default.
+	Reference ReferenceTrainer `json:"reference"`
+}
+
+// ReferenceTrainer holds the reference trainer's own settings; the zero value
+// switches everything off.
+type ReferenceTrainer struct {
+	SFT  ReferenceSFT  `json:"sft"`
+	GRPO ReferenceGRPO `json:"grpo"`
+}
+
+// ReferenceSFT adds to the loss of supervised fine-tuning.
+type ReferenceSFT struct {
+	ZLoss       float64 `json:"z_loss"`        // factor of the mean squared log-sum-exp of the logits (PaLM: 1e-4)
+	RouterZLoss float64 `json:"router_z_loss"` // the same of the router's logits (ST-MoE: 1e-3)
+}
+
+// ReferenceGRPO adds to reinforcement learning.
+type ReferenceGRPO struct {
+	ZLoss       float64 `json:"z_loss"`
+	RouterZLoss float64 `json:"router_z_loss"`
+	// RolloutPrecision samples from a copy rounded as another chip's engine would: "f32", "bf16", "w8a8".
+	RolloutPrecision string     `json:"rollout_precision"`
+	RoutingReplay    bool       `json:"routing_replay"` // train with the experts that the rollout chose (R3)
+	Correction       Correction `json:"correction"`
+}
+
+// Correction weighs a rollout's tokens by how far the policy that drew them is
+// from the trainer's: truncated and masked importance sampling.
+type Correction struct {
+	Truncate      float64 `json:"truncate"`       // largest weight; 0 = off
+	TruncateLevel string  `json:"truncate_level"` // "token", "sequence", "geometric"
+	MaskLow       float64 `json:"mask_low"`
+	MaskHigh      float64 `json:"mask_high"` // weights outside [low, high] are 0; 0 = off
+	MaskLevel     string  `json:"mask_level"`
 }
 
 // Checkpoint says how often and how many are kept.
@@ -131,6 +166,8 @@ type Recipe struct {
 	Dataset string `json:"dataset"` // the label stage's JSON Lines: {"id","prompt","completion"}
 	Train   Train  `json:"train"`
 	Threads int    `json:"threads"`
+	// Reference is Train.Reference once more, where the reference trainer looks for it.
+	Reference ReferenceTrainer `json:"reference"`
 }
 
 // Steps is the run's target step: SFT steps then GRPO steps, counted through.
