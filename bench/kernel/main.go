@@ -73,8 +73,8 @@ func report(w io.Writer, rounds int, clock string, now func() time.Duration) {
 			m.measure(now)
 		}
 	}
-	fmt.Fprintf(w, "%s, %d logical cores, kernels: %s, %s; medians of %d rounds, all measured in turns, by the %s clock.\n\n",
-		cpuid.CPU.BrandName, runtime.NumCPU(), kernel.Describe(), runtime.Version(), rounds, clock)
+	fmt.Fprintf(w, "%s, %d logical cores, kernels: %s (products by %s), %s; medians of %d rounds, all measured in turns, by the %s clock.\n\n",
+		cpuid.CPU.BrandName, runtime.NumCPU(), kernel.Describe(), kernel.Products(), runtime.Version(), rounds, clock)
 	fmt.Fprintf(w, "| float32 | threads | GFLOP/s (best) | of the FMA peak |\n|---|---|---|---|\n")
 	for n := 1; n <= threads; n++ {
 		fmt.Fprintf(w, "| FMA in registers, the peak | %d | %.0f (%.0f) | |\n", n, median(peaks[n]), slices.Max(peaks[n]))

@@ -15,8 +15,18 @@ func (p *pass) attend(layer int, la *layerActs, t attnTask) {
 	first := g.row + t.row0
 	scores := kernel.Dense(fit(&s.scores, rows*keys), rows, keys)
 	for h := t.head0; h < t.head1; h++ {
-		k, v := p.keysValues(layer, la, g, h, keys)
-		p.probabilities(scores, p.queries(la.q, first, h, rows), k, g.past+t.row0+1)
+		q := p.queries(la.q, first, h, rows)
+		var v kernel.Mat
+		if g.seq != nil {
+			var k *kernel.Packed
+			k, v = p.cached(layer, g, h, keys)
+			kernel.GemmPacked(nil, q, k, scores, false)
+			p.softmax(scores, g.past+t.row0+1)
+		} else {
+			var k kernel.Mat
+			k, v = p.keysValues(la, g, h, keys)
+			p.probabilities(scores, q, k, t.row0+1)
+		}
 		out := kernel.Mat{Data: la.ctx[(first*heads+h)*dv:], Rows: rows, Cols: dv, Stride: heads * dv}
 		kernel.Gemm(nil, scores, v, out, false)
 		if p.bf16 {
@@ -37,6 +47,12 @@ func (p *pass) queries(q []float32, first, head, rows int) kernel.Mat {
 // seen+r keys.
 func (p *pass) probabilities(scores, q, k kernel.Mat, seen int) {
 	kernel.Gemm(nil, q, k, scores, false)
+	p.softmax(scores, seen)
+}
+
+// softmax turns products of queries and keys into probabilities; row r sees
+// seen+r keys.
+func (p *pass) softmax(scores kernel.Mat, seen int) {
 	for r := range scores.Rows {
 		row := scores.Data[r*scores.Stride:][:scores.Cols]
 		visible := row[:seen+r]
@@ -49,20 +65,22 @@ func (p *pass) probabilities(scores, q, k kernel.Mat, seen int) {
 	}
 }
 
-// keysValues views a head's keys, transposed [dk, keys], and values [keys, dv]:
-// in the sequence's cache or, in training, among the activations.
-func (p *pass) keysValues(layer int, la *layerActs, g segment, head, keys int) (k, v kernel.Mat) {
-	dk, dv, kv := p.c.QKHeadDim(), p.c.ValueHeadDim(), p.kvHeads()
+// cached views a head's keys, [dk, keys], and values, [keys, dv], in the
+// sequence's cache.
+func (p *pass) cached(layer int, g segment, head, keys int) (k *kernel.Packed, v kernel.Mat) {
+	dk, dv := p.c.QKHeadDim(), p.c.ValueHeadDim()
+	c, at := &g.seq.layers[layer], head*p.kvHeads()/p.c.NumAttentionHeads*g.seq.cap
+	return kernel.View(c.k[at*dk:], dk, keys), kernel.Mat{Data: c.v[at*dv:], Rows: keys, Cols: dv, Stride: dv}
+}
+
+// keysValues views a head's keys, transposed [dk, keys], and values [keys, dv]
+// among the activations of training.
+func (p *pass) keysValues(la *layerActs, g segment, head, keys int) (k, v kernel.Mat) {
+	dk, kv := p.c.QKHeadDim(), p.kvHeads()
 	head = head * kv / p.c.NumAttentionHeads
-	if g.seq != nil {
-		c := &g.seq.layers[layer]
-		k = kernel.Mat{Data: c.k[head*dk*g.seq.cap:], Rows: dk, Cols: keys, Stride: g.seq.cap}
-		v = kernel.Mat{Data: c.v[head*g.seq.cap*dv:], Rows: keys, Cols: dv, Stride: dv}
-		return k, v
-	}
 	k = kernel.Mat{Data: la.k[(g.row*kv+head)*dk:], Rows: dk, Cols: keys, Stride: kv * dk, T: true}
 	data, at := p.value(la, g.row, head)
-	v = kernel.Mat{Data: data[at:], Rows: keys, Cols: dv, Stride: p.valueStride()}
+	v = kernel.Mat{Data: data[at:], Rows: keys, Cols: p.c.ValueHeadDim(), Stride: p.valueStride()}
 	return k, v
 }
 

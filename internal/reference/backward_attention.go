@@ -52,7 +52,7 @@ func (p *backward) attendBlockBack(layer int, la *layerActs, t attnTask, g segme
 	probs := kernel.Dense(fit(&s.scores, rows*keys), rows, keys)
 	ds := kernel.Dense(fit(&s.more, rows*keys), rows, keys)
 	q := p.queries(la.q, first, h, rows)
-	k, v := p.keysValues(layer, la, g, h, keys)
+	k, v := p.keysValues(la, g, h, keys)
 	p.probabilities(probs, q, k, t.row0+1)
 
 	do := kernel.Mat{Data: p.g.ctx[(first*heads+h)*width:], Rows: rows, Cols: width, Stride: heads * width}

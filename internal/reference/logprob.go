@@ -20,12 +20,9 @@ type Position struct {
 // the same float32 values that training sees.
 func LogProbs(logits []float32, actual, k int) Position {
 	lse := kernel.LogSumExp(logits)
-	p := Position{LogProb: float64(logits[actual] - lse), Rank: 1}
-	for i, l := range logits {
-		if l > logits[actual] || l == logits[actual] && i < actual {
-			p.Rank++
-		}
-	}
+	x := logits[actual]
+	p := Position{LogProb: float64(x - lse)}
+	p.Rank = 1 + kernel.CountFrom(logits[:actual], x) + kernel.CountAbove(logits[actual+1:], x)
 	for _, t := range topK(logits, min(k, len(logits))) {
 		p.Top = append(p.Top, TokenLogProb{t, float64(logits[t] - lse)})
 	}
@@ -38,8 +35,18 @@ func topK(logits []float32, k int) []int {
 	if k <= 0 {
 		return nil
 	}
+	const block = 256 // passed over at once where none is large enough
 	top := make([]int, 0, k+1)
-	for i, l := range logits {
+	for i := 0; i < len(logits); i++ {
+		if len(top) == k && i%block == 0 {
+			for i+block <= len(logits) && !(kernel.Max(logits[i:i+block]) > logits[top[k-1]]) {
+				i += block
+			}
+			if i == len(logits) {
+				break
+			}
+		}
+		l := logits[i]
 		if len(top) == k && !(l > logits[top[k-1]]) {
 			continue
 		}

@@ -100,11 +100,14 @@ func TestLogProbs(t *testing.T) {
 // TestTopKAgainstSorting draws logits with many ties.
 func TestTopKAgainstSorting(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
-	for range 200 {
+	for i := range 200 {
 		logits := make([]float32, 1+r.IntN(40))
+		if i%4 == 0 {
+			logits = make([]float32, 200+r.IntN(1500)) // whole blocks are passed over
+		}
 		order := make([]int, len(logits))
 		for i := range logits {
-			logits[i], order[i] = float32(r.IntN(6)), i
+			logits[i], order[i] = float32(r.IntN(6)*r.IntN(1+i%7)), i
 		}
 		slices.SortStableFunc(order, func(a, b int) int { return int(logits[b] - logits[a]) })
 		k := 1 + r.IntN(len(logits))

@@ -1,6 +1,10 @@
 package reference
 
-import "fmt"
+import (
+	"fmt"
+
+	"tarbert/internal/reference/kernel"
+)
 
 // Sequence is the KV cache of one growing text. A Sequence belongs to the
 // model that made it and is used by one Forward at a time.
@@ -12,8 +16,9 @@ type Sequence struct {
 	routes Routing // nil: not recorded
 }
 
-// cache holds one layer's keys, transposed as [heads, dim, cap], and values,
-// [heads, cap, dim]: attention reads both where they lie.
+// cache holds one layer's keys, per head as panels of 32 keys in the layout of
+// kernel.Packed, and values, [heads, cap, dim]: attention reads both where they
+// lie. cap is a multiple of 32.
 type cache struct{ k, v []float32 }
 
 // NewSequence returns an empty sequence.
@@ -62,20 +67,21 @@ func (s *Sequence) reserve(n int) {
 	if n <= s.cap {
 		return
 	}
-	room := max(2*s.cap, (n+63)&^31) // with room for a short answer
-	s.copyTo(s, min(room, max(n, s.net.c.MaxPositionEmbeddings)))
+	room := max(2*s.cap, n+31) // with room for a short answer
+	room = min(room, max(n, s.net.c.MaxPositionEmbeddings))
+	s.copyTo(s, room)
 }
 
-// copyTo gives to a cache for room tokens with s's contents; to may be s.
+// copyTo gives to a cache for room tokens, in whole panels, with s's contents;
+// to may be s.
 func (s *Sequence) copyTo(to *Sequence, room int) {
+	room = (room + kernel.PanelCols - 1) / kernel.PanelCols * kernel.PanelCols
 	heads, dk, dv := s.net.kvHeads(), s.net.c.QKHeadDim(), s.net.c.ValueHeadDim()
 	for i, old := range s.layers {
 		grown := cache{k: make([]float32, heads*dk*room), v: make([]float32, heads*room*dv)}
-		for r := range heads * dk {
-			copy(grown.k[r*room:][:s.n], old.k[r*s.cap:])
-		}
 		for h := range heads {
-			copy(grown.v[h*room*dv:][:s.n*dv], old.v[h*s.cap*dv:])
+			copy(grown.k[h*room*dk:], old.k[h*s.cap*dk:][:s.cap*dk])
+			copy(grown.v[h*room*dv:], old.v[h*s.cap*dv:][:s.n*dv])
 		}
 		to.layers[i] = grown
 	}
@@ -85,9 +91,9 @@ func (s *Sequence) copyTo(to *Sequence, room int) {
 // put stores one head's key and value at a position.
 func (s *Sequence) put(layer, head, pos int, k, v []float32) {
 	c := &s.layers[layer]
-	column := c.k[head*len(k)*s.cap+pos:]
+	column := c.k[(head*s.cap+pos/kernel.PanelCols*kernel.PanelCols)*len(k)+pos%kernel.PanelCols:]
 	for d, x := range k {
-		column[d*s.cap] = x
+		column[d*kernel.PanelCols] = x
 	}
 	copy(c.v[(head*s.cap+pos)*len(v):], v)
 }

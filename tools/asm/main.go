@@ -29,7 +29,9 @@ func main() {
 func files() map[string]func(*build.Context) {
 	return map[string]func(*build.Context){
 		"tile":      tiles,
+		"wide":      wides,
 		"transpose": transposes,
+		"copy":      copies,
 		"vector":    vectors,
 		"norm":      norms,
 		"int8":      int8s,

@@ -9,7 +9,7 @@ import (
 // A tile function computes blocks × rows rows of C, in columns that fit the
 // registers, with one accumulator per element: the chain over k is never split.
 const tileSignature = "func(a *float32, ars, aks, abs int, b *float32, bks, bps int, " +
-	"c *float32, ldc, k, blocks, cols int, load bool)"
+	"c *float32, ldc, k, blocks, cols int, load bool, next *float32, step int)"
 
 // tiles emits, per instruction set, a tile for every number of rows, and wider
 // ones for few rows: with one row, eight accumulators hide the latency of FMA
@@ -17,6 +17,7 @@ const tileSignature = "func(a *float32, ars, aks, abs int, b *float32, bks, bps 
 func tiles(c *build.Context) {
 	masks := maskTable(c, "tileMasks")
 	for rows := 1; rows <= 12; rows++ {
+		tile{isa: avx512, rows: rows, vecs: 2}.emit(c, masks)
 		tile{isa: avx512, rows: rows, vecs: 2, masked: true}.emit(c, masks)
 	}
 	for rows := 1; rows <= 3; rows++ {
@@ -43,7 +44,7 @@ type tile struct {
 
 func (t tile) name() string {
 	n := label("tile%dx%d%s", t.rows, t.vecs*t.isa.lanes, t.isa.name)
-	if t.masked && !t.isa.wide() {
+	if t.masked {
 		n += "Masked"
 	}
 	return n
@@ -54,12 +55,12 @@ type tileState struct {
 	tile
 	c *build.Context
 
-	abase, a    reg.GPVirtual     // A: of this block, and moving with k
+	a           reg.GPVirtual     // A, moving with k
 	ars         [12]reg.GPVirtual // odd multiples of the distance between rows
 	aks, b, bks reg.GPVirtual
 	bps, bps3   reg.GPVirtual
-	cptr        reg.GPVirtual
-	blocks, tmp reg.GPVirtual
+	cptr, tmp   reg.GPVirtual
+	next        reg.GPVirtual // what will be read soon
 	maskptr     reg.GPVirtual // AVX2: the mask's words
 	k1, k2      reg.OpmaskVirtual
 	acc         [][]reg.VecVirtual
@@ -70,7 +71,7 @@ func (t tile) emit(c *build.Context, masks operand.Mem) {
 	s := &tileState{tile: t, c: c}
 	s.setup(masks)
 	c.Label("block")
-	c.MOVQ(s.abase, s.a)
+	c.Load(c.Param("a"), s.a)
 	c.Load(c.Param("b"), s.b)
 	s.start()
 	s.prefetch()
@@ -80,15 +81,17 @@ func (t tile) emit(c *build.Context, masks operand.Mem) {
 	c.JCC(operand.LabelRef("odd"))
 	align(c)
 	c.Label("even")
+	s.fetchNext()
 	s.step()
 	c.Label("odd")
 	s.step()
 	c.DECQ(s.tmp)
 	c.JNZ(operand.LabelRef("even"))
 	s.finish()
-	c.Load(c.Param("abs"), s.tmp)
-	c.LEAQ(operand.Mem{Base: s.abase, Index: s.tmp, Scale: 4}, s.abase)
-	c.DECQ(s.blocks)
+	c.Load(c.Param("abs"), s.tmp) // the next block's A; arguments serve as variables
+	c.SHLQ(operand.Imm(2), s.tmp)
+	c.ADDQ(s.tmp, address(c.Param("a")))
+	c.DECQ(address(c.Param("blocks")))
 	c.JNZ(operand.LabelRef("block"))
 	c.VZEROUPPER()
 	c.RET()
@@ -96,7 +99,7 @@ func (t tile) emit(c *build.Context, masks operand.Mem) {
 
 func (s *tileState) setup(masks operand.Mem) {
 	c := s.c
-	s.abase, s.a = load(c, c.Param("a")), c.GP64()
+	s.a = c.GP64()
 	s.ars[1], s.aks = loadBytes(c, c.Param("ars")), loadBytes(c, c.Param("aks"))
 	for i := 3; i < s.rows; i += 2 {
 		s.ars[i] = c.GP64()
@@ -111,7 +114,9 @@ func (s *tileState) setup(masks operand.Mem) {
 		}
 	}
 	s.cptr, s.tmp = load(c, c.Param("c")), c.GP64()
-	s.blocks = load(c, c.Param("blocks"))
+	if s.rows >= 4 {
+		s.next = load(c, c.Param("next"))
+	}
 	s.mask(masks)
 	for range s.rows {
 		row := make([]reg.VecVirtual, s.vecs)
@@ -198,6 +203,15 @@ func (s *tileState) prefetch() {
 		if i < s.rows-1 {
 			c.ADDQ(ldc, s.tmp)
 		}
+	}
+}
+
+// fetchNext brings what is read after this panel of B into the second cache,
+// a little at a time, so that a slower memory has all of this panel's time.
+func (s *tileState) fetchNext() {
+	if s.rows >= 4 {
+		s.c.PREFETCHT1(operand.Mem{Base: s.next})
+		s.c.ADDQ(address(s.c.Param("step")), s.next)
 	}
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -9,12 +11,21 @@ import (
 // wides emits what turns a piece of a panel in its stored width into float32:
 // so many k, 32 numbers each, one after another in both.
 func wides(c *build.Context) {
-	f := &wideFile{c: c, bytes: data(c, "wideBytes", 0x007f007f), signs: data(c, "wideSigns", 0x00800080), two8: data(c, "wideTwo8", 0x43800000)}
+	f := &wideFile{file: newFile(c, "one"), bytes: data(c, "wideBytes", 0x007f007f), signs: data(c, "wideSigns", 0x00800080), two8: data(c, "wideTwo8", 0x43800000)}
+	f.consts["most"] = data(c, "e4m3Most", math.Float32bits(448))
+	f.consts["least"] = data(c, "e4m3Least", math.Float32bits(-448))
+	f.consts["exponent"] = data(c, "e4m3Exponent", 0x7f800000)
+	f.consts["lowest"] = data(c, "e4m3Lowest", 121<<23)
+	f.consts["toUnit"] = data(c, "e4m3ToUnit", 20<<23)
+	f.consts["half"] = data(c, "e4m3Half", 1<<22)
 	for _, s := range []isa{avx512, avx2} {
 		f.plain(s, "widenBF16", "widens bfloat16.", f.bf16)
 		f.plain(s, "widenF16", "widens IEEE half precision.", f.f16)
 		f.scaled(s, "widenE4M3", "widens E4M3 without NaN and multiplies by a scale per column.", f.e4m3)
 		f.scaled(s, "widenInt8", "widens int8 and multiplies by a scale per column.", f.int8)
+		f.blockwise(s)
+		f.count(s, "countAbove", "counts what is greater than t.", greater)
+		f.count(s, "countFrom", "counts what is t or greater.", greaterEqual)
 		f.row(s, "narrowRowBF16", 2, false, f.bf16)
 		f.row(s, "narrowRowE4M3", 1, true, f.e4m3)
 		f.row(s, "narrowRowInt8", 1, true, f.int8)
@@ -22,7 +33,7 @@ func wides(c *build.Context) {
 }
 
 type wideFile struct {
-	c                  *build.Context
+	*file
 	bytes, signs, two8 operand.Mem
 }
 
@@ -74,6 +85,69 @@ func (f *wideFile) scaled(s isa, name, doc string, convert widener) {
 	c.JNZ(operand.LabelRef("next"))
 	c.VZEROUPPER()
 	c.RET()
+}
+
+// blockwise emits what products of E4M3 blocks need beside products.
+func (f *wideFile) blockwise(s isa) {
+	c := f.c
+	l := f.elementwise(s, "roundE4M3", "func(dst, x []float32, scale float32)", "sets dst to x/scale, held within ±448 and rounded to E4M3.")
+	l.slices("dst", "x")
+	scale, most, least := l.scalar("scale"), l.copyOf(l.constant("most")), l.copyOf(l.constant("least"))
+	l.walk(func() {
+		x, m := l.read("x"), l.vec(c)
+		c.VDIVPS(scale, x, x)
+		c.VMINPS(x, most, x) // a NaN stays
+		c.VMAXPS(x, least, x)
+		l.and(l.constant("exponent"), x, m)
+		c.VPMAXSD(l.constant("lowest"), m, m)
+		c.VPADDD(l.constant("toUnit"), m, m)
+		c.VPADDD(l.constant("half"), m, m)
+		c.VADDPS(m, x, x)
+		c.VSUBPS(m, x, x)
+		l.write(x, "dst")
+	})
+	l.end()
+
+	l = f.elementwise(s, "addScaled", "func(dst, x, w []float32, scale float32)", "adds x·scale·w, each product rounded, to dst.")
+	l.slices("dst", "x", "w")
+	scale = l.scalar("scale")
+	l.walk(func() {
+		x := l.read("x")
+		c.VMULPS(scale, x, x)
+		c.VMULPS(l.read("w"), x, x)
+		c.VADDPS(l.read("dst"), x, x)
+		l.write(x, "dst")
+	})
+	l.end()
+}
+
+// Predicates of comparisons that are false for NaN.
+const (
+	greater      = 0x1e
+	greaterEqual = 0x1d
+)
+
+// count emits a reduction that adds ones: exact up to 2^24 of them.
+func (f *wideFile) count(s isa, name, doc string, predicate uint64) {
+	c := f.c
+	l := f.reduction(s, name, "func(x []float32, t float32) float32", doc)
+	l.slices("x")
+	t := l.scalar("t")
+	acc := l.accumulators("")
+	l.walk(func() {
+		x, n := l.read("x"), l.vec(c)
+		if l.wide() {
+			k := c.K()
+			c.VCMPPS(operand.Imm(predicate), t, x, k)
+			c.VMOVUPS_Z(l.constant("one"), k, n)
+		} else {
+			c.VCMPPS(operand.Imm(predicate), t, x, n)
+			c.VANDPS(l.constant("one"), n, n)
+		}
+		c.VADDPS(acc[l.sub], n, n)
+		l.into(n, acc[l.sub])
+	})
+	l.sumTree(acc)
 }
 
 // bf16 is the upper half of a float32.

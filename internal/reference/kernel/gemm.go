@@ -18,11 +18,13 @@ const (
 	panelCols     = 32      // columns of a packed panel
 	blockK        = 512     // k per pass over packed panels, whose pieces stream from the second cache
 	blockKInPlace = 256     // k per pass over B in place, whose rows crowd the first
-	blockKPacking = 256     // k per pass over B packed piece by piece,
+	blockKPacking = 384     // k per pass over B packed piece by piece,
 	blockPanels   = 16      // panels of such a piece,
 	ownPanelRows  = 128     // and the fewest rows of a task that packs for itself alone
 	blockRows     = 240     // rows per pass, a multiple of the tallest tiles
-	inPlaceStride = 128     // longest row of B that is read where it lies
+	inPlaceStride = 128     // longest row of B that is read where it lies,
+	smallStride   = 512     // the same in small products,
+	smallRows     = 128     // where B and C have so many rows at most
 	packAStride   = 1024    // shortest row of A that is copied first,
 	packAPanels   = 8       // and the fewest panels to copy it for
 	packTStride   = 64      // the same for a transposed A
@@ -112,8 +114,9 @@ func empty(a, c Mat, accumulate bool) bool {
 
 // readableInPlace says whether B is better read where it lies than copied into
 // panels first: rows must be contiguous, and either few rows of C would share
-// the cost of the copy or B's rows are so close together that pages are not
-// wasted on them.
+// the cost of the copy or B's rows are so close together, or so few, that they
+// do not fight for the same lines of the cache.
 func readableInPlace(b Mat, rows int) bool {
-	return !b.T && (rows <= smallestSlice || b.Stride <= inPlaceStride)
+	small := rows <= smallRows && b.Rows <= smallRows && b.Stride <= smallStride
+	return !b.T && (rows <= smallestSlice || b.Stride <= inPlaceStride || small)
 }

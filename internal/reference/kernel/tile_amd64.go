@@ -83,7 +83,7 @@ type soon struct {
 
 // soon spreads the next panel over all tiles of the panel that holds column j.
 func (s *tileSet) soon(t block, j, parts int) soon {
-	if t.bks != panelCols {
+	if t.bks != panelCols || t.rows < 4 { // the lowest tiles do not ask
 		return soon{}
 	}
 	b := t.next

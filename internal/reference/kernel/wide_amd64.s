@@ -36,6 +36,24 @@ DATA masks<>+120(SB)/4, $0x00000000
 DATA masks<>+124(SB)/4, $0x00000000
 GLOBL masks<>(SB), RODATA|NOPTR, $128
 
+DATA one<>+0(SB)/4, $0x3f800000
+DATA one<>+4(SB)/4, $0x3f800000
+DATA one<>+8(SB)/4, $0x3f800000
+DATA one<>+12(SB)/4, $0x3f800000
+DATA one<>+16(SB)/4, $0x3f800000
+DATA one<>+20(SB)/4, $0x3f800000
+DATA one<>+24(SB)/4, $0x3f800000
+DATA one<>+28(SB)/4, $0x3f800000
+DATA one<>+32(SB)/4, $0x3f800000
+DATA one<>+36(SB)/4, $0x3f800000
+DATA one<>+40(SB)/4, $0x3f800000
+DATA one<>+44(SB)/4, $0x3f800000
+DATA one<>+48(SB)/4, $0x3f800000
+DATA one<>+52(SB)/4, $0x3f800000
+DATA one<>+56(SB)/4, $0x3f800000
+DATA one<>+60(SB)/4, $0x3f800000
+GLOBL one<>(SB), RODATA|NOPTR, $64
+
 DATA wideBytes<>+0(SB)/4, $0x007f007f
 DATA wideBytes<>+4(SB)/4, $0x007f007f
 DATA wideBytes<>+8(SB)/4, $0x007f007f
@@ -396,6 +414,98 @@ rest:
 	VMOVUPS   Z1, K1, (DX)(AX*4)
 
 done:
+	VZEROUPPER
+	RET
+
+// func countAboveAVX512(x []float32, t float32) float32
+// Requires: AVX, AVX512F, BMI2, SSE
+TEXT ·countAboveAVX512(SB), NOSPLIT, $0-36
+	MOVQ         x_base+0(FP), DX
+	MOVQ         x_len+8(FP), CX
+	VBROADCASTSS t+24(FP), Z0
+	VPXORD       Z1, Z1, Z1
+	XORQ         AX, AX
+	SUBQ         $0x10, CX
+	JL           rest
+
+whole:
+	VMOVUPS   (DX)(AX*4), Z2
+	VCMPPS    $0x1e, Z0, Z2, K1
+	VMOVUPS.Z one<>+0(SB), K1, Z2
+	VADDPS    Z1, Z2, Z2
+	VMOVAPS   Z2, Z1
+	ADDQ      $0x10, AX
+	SUBQ      $0x10, CX
+	JGE       whole
+
+rest:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVQ      $-1, BX
+	BZHIQ     CX, BX, BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (DX)(AX*4), K1, Z2
+	VCMPPS    $0x1e, Z0, Z2, K2
+	VMOVUPS.Z one<>+0(SB), K2, Z0
+	VADDPS    Z1, Z0, Z0
+	VMOVAPS   Z0, K1, Z1
+
+done:
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0x0e, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x01, X1, X0
+	VADDPS        X0, X1, X1
+	MOVSS         X1, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func countFromAVX512(x []float32, t float32) float32
+// Requires: AVX, AVX512F, BMI2, SSE
+TEXT ·countFromAVX512(SB), NOSPLIT, $0-36
+	MOVQ         x_base+0(FP), DX
+	MOVQ         x_len+8(FP), CX
+	VBROADCASTSS t+24(FP), Z0
+	VPXORD       Z1, Z1, Z1
+	XORQ         AX, AX
+	SUBQ         $0x10, CX
+	JL           rest
+
+whole:
+	VMOVUPS   (DX)(AX*4), Z2
+	VCMPPS    $0x1d, Z0, Z2, K1
+	VMOVUPS.Z one<>+0(SB), K1, Z2
+	VADDPS    Z1, Z2, Z2
+	VMOVAPS   Z2, Z1
+	ADDQ      $0x10, AX
+	SUBQ      $0x10, CX
+	JGE       whole
+
+rest:
+	ADDQ      $0x10, CX
+	JE        done
+	MOVQ      $-1, BX
+	BZHIQ     CX, BX, BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (DX)(AX*4), K1, Z2
+	VCMPPS    $0x1d, Z0, Z2, K2
+	VMOVUPS.Z one<>+0(SB), K2, Z0
+	VADDPS    Z1, Z0, Z0
+	VMOVAPS   Z0, K1, Z1
+
+done:
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0x0e, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x01, X1, X0
+	VADDPS        X0, X1, X1
+	MOVSS         X1, ret+32(FP)
 	VZEROUPPER
 	RET
 
@@ -933,6 +1043,126 @@ rest:
 	VMASKMOVPS Y1, Y0, (DX)(AX*4)
 
 done:
+	VZEROUPPER
+	RET
+
+// func countAboveAVX2(x []float32, t float32) float32
+// Requires: AVX, SSE
+TEXT ·countAboveAVX2(SB), NOSPLIT, $0-36
+	MOVQ         x_base+0(FP), DX
+	MOVQ         x_len+8(FP), CX
+	VBROADCASTSS t+24(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	XORQ         AX, AX
+	SUBQ         $0x10, CX
+	JL           rest
+
+whole:
+	VMOVUPS (DX)(AX*4), Y3
+	VCMPPS  $0x1e, Y0, Y3, Y3
+	VANDPS  one<>+0(SB), Y3, Y3
+	VADDPS  Y1, Y3, Y3
+	VMOVAPS Y3, Y1
+	VMOVUPS 32(DX)(AX*4), Y3
+	VCMPPS  $0x1e, Y0, Y3, Y3
+	VANDPS  one<>+0(SB), Y3, Y3
+	VADDPS  Y2, Y3, Y3
+	VMOVAPS Y3, Y2
+	ADDQ    $0x10, AX
+	SUBQ    $0x10, CX
+	JGE     whole
+
+rest:
+	ADDQ       $0x10, CX
+	JE         done
+	LEAQ       masks<>+64(SB), BX
+	NEGQ       CX
+	LEAQ       (BX)(CX*4), BX
+	VMOVUPS    (BX), Y3
+	VMASKMOVPS (DX)(AX*4), Y3, Y3
+	VCMPPS     $0x1e, Y0, Y3, Y3
+	VANDPS     one<>+0(SB), Y3, Y3
+	VADDPS     Y1, Y3, Y3
+	VMOVUPS    (BX), Y4
+	VBLENDVPS  Y4, Y3, Y1, Y1
+	VMOVUPS    32(BX), Y3
+	VMASKMOVPS 32(DX)(AX*4), Y3, Y3
+	VCMPPS     $0x1e, Y0, Y3, Y0
+	VANDPS     one<>+0(SB), Y0, Y0
+	VADDPS     Y2, Y0, Y0
+	VMOVUPS    32(BX), Y3
+	VBLENDVPS  Y3, Y0, Y2, Y2
+
+done:
+	VADDPS       Y2, Y1, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VPERMILPS    $0x0e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0x01, X1, X0
+	VADDPS       X0, X1, X1
+	MOVSS        X1, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func countFromAVX2(x []float32, t float32) float32
+// Requires: AVX, SSE
+TEXT ·countFromAVX2(SB), NOSPLIT, $0-36
+	MOVQ         x_base+0(FP), DX
+	MOVQ         x_len+8(FP), CX
+	VBROADCASTSS t+24(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	XORQ         AX, AX
+	SUBQ         $0x10, CX
+	JL           rest
+
+whole:
+	VMOVUPS (DX)(AX*4), Y3
+	VCMPPS  $0x1d, Y0, Y3, Y3
+	VANDPS  one<>+0(SB), Y3, Y3
+	VADDPS  Y1, Y3, Y3
+	VMOVAPS Y3, Y1
+	VMOVUPS 32(DX)(AX*4), Y3
+	VCMPPS  $0x1d, Y0, Y3, Y3
+	VANDPS  one<>+0(SB), Y3, Y3
+	VADDPS  Y2, Y3, Y3
+	VMOVAPS Y3, Y2
+	ADDQ    $0x10, AX
+	SUBQ    $0x10, CX
+	JGE     whole
+
+rest:
+	ADDQ       $0x10, CX
+	JE         done
+	LEAQ       masks<>+64(SB), BX
+	NEGQ       CX
+	LEAQ       (BX)(CX*4), BX
+	VMOVUPS    (BX), Y3
+	VMASKMOVPS (DX)(AX*4), Y3, Y3
+	VCMPPS     $0x1d, Y0, Y3, Y3
+	VANDPS     one<>+0(SB), Y3, Y3
+	VADDPS     Y1, Y3, Y3
+	VMOVUPS    (BX), Y4
+	VBLENDVPS  Y4, Y3, Y1, Y1
+	VMOVUPS    32(BX), Y3
+	VMASKMOVPS 32(DX)(AX*4), Y3, Y3
+	VCMPPS     $0x1d, Y0, Y3, Y0
+	VANDPS     one<>+0(SB), Y0, Y0
+	VADDPS     Y2, Y0, Y0
+	VMOVUPS    32(BX), Y3
+	VBLENDVPS  Y3, Y0, Y2, Y2
+
+done:
+	VADDPS       Y2, Y1, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VPERMILPS    $0x0e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0x01, X1, X0
+	VADDPS       X0, X1, X1
+	MOVSS        X1, ret+32(FP)
 	VZEROUPPER
 	RET
 

@@ -11,7 +11,7 @@ import (
 // float32. With powerOfTwo scales are raised to the next power of two, as
 // "scale_fmt": "ue8m0" asks. A group whose scale is zero gives zeros. NaN stays.
 func QuantizeE4M3(dst, x, scales []float32, group int, powerOfTwo bool) {
-	quantizeE4M3(best, wideBest, dst, x, scales, group, powerOfTwo)
+	quantizeE4M3(best, wideFastest(), dst, x, scales, group, powerOfTwo)
 }
 
 func quantizeE4M3(o *ops, w *wideOps, dst, x, scales []float32, group int, powerOfTwo bool) {
@@ -80,58 +80,50 @@ func addScaledGo(dst, x, w []float32, scale float32) {
 // the sum is multiplied by the row's scale, then by the weights', and added to
 // C, each step rounded to float32. C starts from zero.
 func GemmE4M3(p *Pool, a Mat, scales []float32, b *Narrow, c Mat) {
-	gemmE4M3(best, wideBest, p, a, scales, b, c)
+	gemmE4M3(fastest(), wideFastest(), p, a, scales, b, c)
 }
 
 func gemmE4M3(o *ops, w *wideOps, p *Pool, a Mat, scales []float32, b *Narrow, c Mat) {
 	if b.form != E4M3 || len(scales) != a.Rows*b.across {
 		panic(fmt.Sprintf("kernel: %d scales of %d rows of %d blocks of form %d", len(scales), a.Rows, b.across, b.form))
 	}
-	g := narrowProduct{o: o, w: w, a: a, b: b, c: c, rowScales: scales}
+	g := narrowProduct{o: o, w: w, a: a, targets: []Target{{b, c}}, rowScales: scales}
 	g.run(p)
 }
 
-// blocks computes rows [r, r+rows) of panels [p0, p1) block by block; packed
-// rows and widened codes have room for one block, sums for all of C's.
-func (g *narrowProduct) blocks(s *scratch, r0, r1, p0, p1 int) {
-	deepest := min(g.b.block[1], g.a.Cols)
-	piece, strips := widePanels*deepest*panelCols, min(wideRows, r1-r0)*deepest+packSlack
-	s.floats = grow(s.floats, piece+strips+min(wideRows, r1-r0)*widePanels*panelCols)
-	wide, packed, sums := s.floats[:piece], s.floats[piece:piece+strips], s.floats[piece+strips:]
-	for r := r0; r < r1; {
-		rows := slice(r1-r, wideRows)
-		for k := 0; k < g.a.Cols; k += g.b.block[1] {
-			deep := min(g.b.block[1], g.a.Cols-k)
-			g.pack(packed, r, rows, k, deep)
-			for p := p0; p < p1; p += widePanels {
-				g.sumBlock(wide, packed, sums, r, rows, p, min(p+widePanels, p1), k, deep)
-			}
+// blocks computes the rows at hand of panels [p0, p1) block by block.
+func (g *narrowProduct) blocks(s *scratch, t *Target, p0, p1 int) {
+	block, rows := t.B.block[1], g.r1-g.r0
+	piece := widePanels * min(block, g.a.Cols) * panelCols
+	s.floats = grow(s.floats, piece+rows*widePanels*panelCols)
+	for p := p0; p < p1; p += widePanels {
+		for k := 0; k < g.a.Cols; k += block {
+			g.sumBlock(s.floats[:piece], s.floats[piece:], t, p, min(p+widePanels, p1), k, min(block, g.a.Cols-k))
 		}
-		r += rows
 	}
 }
 
-// sumBlock adds one block of K to rows of a few panels.
-func (g *narrowProduct) sumBlock(wide, packed, sums []float32, r, rows, p0, p1, k, deep int) {
+// sumBlock adds one block of K to the rows of a few panels.
+func (g *narrowProduct) sumBlock(wide, sums []float32, t *Target, p0, p1, k, deep int) {
 	for p := p0; p < p1; p++ {
-		g.b.widenCodes(g.w, wide[(p-p0)*deep*panelCols:], p, k, k+deep)
+		t.B.widenCodes(g.w, wide[(p-p0)*deep*panelCols:], p, k, k+deep)
 	}
-	cols := min(p1*panelCols, g.c.Cols) - p0*panelCols
-	for at := 0; at < rows; {
-		height := slice(rows-at, g.w.tall)
-		g.o.block(block{
-			a: packed[at*deep:], ars: 1, aks: height, b: wide, bks: panelCols, bps: deep * panelCols,
-			c: sums[at*cols:], ldc: cols, rows: height, cols: cols, k: deep,
-		})
-		at += height
+	cols := min(p1*panelCols, t.B.cols) - p0*panelCols
+	for i := range g.strips {
+		from, to, a := g.strip(i)
+		x := t.block(from, to-from, p0, p1)
+		x.a, x.ars, x.aks = a[k*(to-from):], 1, to-from
+		x.b, x.bps, x.k = wide, deep*panelCols, deep
+		x.c, x.ldc = sums[(from-g.r0)*cols:], cols
+		g.o.block(x)
 	}
 	var scales [widePanels * panelCols]float32
-	g.b.sameScales(scales[:cols], p0*panelCols, k, k+deep)
-	for i := range rows {
-		c := g.c.Data[(r+i)*g.c.Stride+p0*panelCols:][:cols]
+	t.B.sameScales(scales[:cols], p0*panelCols, k, k+deep)
+	for r := g.r0; r < g.r1; r++ {
+		c := t.C.Data[r*t.C.Stride+p0*panelCols:][:cols]
 		if k == 0 {
 			clear(c)
 		}
-		g.w.addScaled(c, sums[i*cols:][:cols], scales[:cols], g.rowScales[(r+i)*g.b.across+k/g.b.block[1]])
+		g.w.addScaled(c, sums[(r-g.r0)*cols:][:cols], scales[:cols], g.rowScales[r*t.B.across+k/t.B.block[1]])
 	}
 }

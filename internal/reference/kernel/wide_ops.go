@@ -1,5 +1,11 @@
 package kernel
 
+import (
+	"encoding/binary"
+	"math"
+	"sync"
+)
+
 // wideOps is one instruction set's widening of so many k of a panel, 32
 // numbers each, one after another in dst as in src. nil where there is none:
 // then number by number, which is the definition.
@@ -7,6 +13,8 @@ type wideOps struct {
 	tall       int // rows of the tallest tile, for which packing leaves no gaps
 	bf16, f16  func(dst *float32, src *byte, ks int)
 	e4m3, int8 func(dst *float32, src *byte, scales *float32, ks int)
+
+	above, from func(x []float32, t float32) float32 // counts
 
 	roundE4M3 func(dst, x []float32, scale float32)
 	addScaled func(dst, x, w []float32, scale float32)
@@ -36,10 +44,12 @@ func (w *wideOps) row(b *Narrow) rowFunc {
 }
 
 // plainWide is the definition.
-func plainWide() *wideOps { return &wideOps{tall: 6, roundE4M3: roundE4M3Go, addScaled: addScaledGo} }
+func plainWide() *wideOps {
+	return &wideOps{tall: 6, above: countAboveGo, from: countFromGo, roundE4M3: roundE4M3Go, addScaled: addScaledGo}
+}
 
-// wideBest goes with best.
-var wideBest = wideFor(best)
+// wideFastest goes with fastest.
+var wideFastest = sync.OnceValue(func() *wideOps { return wideFor(fastest()) })
 
 // widen fills dst with k0 ≤ k < k1 of panel p, 32 numbers for each k; beyond
 // the last column they are finite if the matrix is.
@@ -120,6 +130,12 @@ func (b *Narrow) scale(j, k int) float32 {
 
 // widenGo is the definition of a widened panel.
 func (b *Narrow) widenGo(dst []float32, src []byte, p, k0 int) {
+	if b.form == BF16 { // the common one, without a call for each number
+		for i := range dst {
+			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+		}
+		return
+	}
 	size := b.form.Bytes()
 	cols := min(panelCols, b.cols-p*panelCols)
 	for at := 0; at < len(dst); at += panelCols {

@@ -36,3 +36,17 @@ func (p *Packed) Row(dst []float32, j int) {
 		dst[k] = p.data[at+k*panelCols]
 	}
 }
+
+// PanelCols is the number of columns of a panel.
+const PanelCols = panelCols
+
+// View is a right-hand side of so many columns at the beginning of data that
+// others filled in the layout of Packed: column j of row i is number
+// (j/32·rows + i)·32 + j%32. What the last panel holds beyond cols must be
+// finite.
+func View(data []float32, rows, cols int) *Packed {
+	if rows < 0 || cols < 0 || packedSize(rows, cols) > len(data) {
+		panic(fmt.Sprintf("kernel: a view of %d×%d in %d numbers", rows, cols, len(data)))
+	}
+	return &Packed{rows: rows, cols: cols, data: data[:packedSize(rows, cols)]}
+}

@@ -32,6 +32,16 @@ func roundE4M3AVX512(dst []float32, x []float32, scale float32)
 //go:noescape
 func addScaledAVX512(dst []float32, x []float32, w []float32, scale float32)
 
+// countAboveAVX512 counts what is greater than t.
+//
+//go:noescape
+func countAboveAVX512(x []float32, t float32) float32
+
+// countFromAVX512 counts what is t or greater.
+//
+//go:noescape
+func countFromAVX512(x []float32, t float32) float32
+
 // narrowRowBF16AVX512 computes 1×128 of C; bps is in bytes.
 //
 //go:noescape
@@ -76,6 +86,16 @@ func roundE4M3AVX2(dst []float32, x []float32, scale float32)
 //
 //go:noescape
 func addScaledAVX2(dst []float32, x []float32, w []float32, scale float32)
+
+// countAboveAVX2 counts what is greater than t.
+//
+//go:noescape
+func countAboveAVX2(x []float32, t float32) float32
+
+// countFromAVX2 counts what is t or greater.
+//
+//go:noescape
+func countFromAVX2(x []float32, t float32) float32
 
 // narrowRowBF16AVX2 computes 1×64 of C; bps is in bytes.
 //

@@ -72,13 +72,15 @@ func randomNarrow(rng *rand.Rand, form Form, n, k int, special bool) (*Narrow, [
 func TestNarrowProductsHaveTheBitsOfWidenedOnes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 1))
 	for _, form := range []Form{BF16, F16, E4M3, Int8} {
-		for i := range 90 {
-			m, n, k := rng.IntN(30), rng.IntN(200), rng.IntN(200)
+		for i := range 36 {
+			m, n, k := rng.IntN(20), rng.IntN(150), rng.IntN(100)
 			switch i % 9 {
 			case 0:
-				m, k = 1+rng.IntN(3), 400+rng.IntN(300)
+				m, k = 1+rng.IntN(3), 500+rng.IntN(100)
 			case 1:
-				m, n, k = 250+rng.IntN(20), 1+rng.IntN(40), 500+rng.IntN(60)
+				m, n, k = 40+rng.IntN(20), 1+rng.IntN(20), 500+rng.IntN(60)
+			case 2:
+				m, n, k = wideRows+rng.IntN(30), 1+rng.IntN(4), 1+rng.IntN(5)
 			}
 			checkNarrow(t, rng, form, m, n, k, i%5 == 0)
 		}
@@ -87,28 +89,56 @@ func TestNarrowProductsHaveTheBitsOfWidenedOnes(t *testing.T) {
 
 func checkNarrow(t *testing.T, rng *rand.Rand, form Form, m, n, k int, special bool) {
 	t.Helper()
-	b, w := randomNarrow(rng, form, n, k, special)
-	a, c := randomMat(rng, m, k, special), randomMat(rng, m, n, false)
-	if c.T {
-		c = c.Transpose()
-		c.Rows, c.Cols, c.Stride = m, n, n
-		c.Data = make([]float32, m*n)
-	}
-	accumulate := rng.IntN(2) == 0
-	want := naive(a, Dense(w, n, k).Transpose(), c, accumulate)
+	a, accumulate := randomMat(rng, m, k, special), rng.IntN(2) == 0
 	pool := NewPool(1 + rng.IntN(4))
-	for _, o := range available() {
-		got := c
-		got.Data = slices.Clone(c.Data)
-		gemmNarrow(o, wideFor(o), pool, a, b, got, accumulate)
-		compare(t, fmt.Sprintf("%s form %d %d×%d×%d A.T=%t accumulate=%t threads=%d special=%t",
-			o.name, form, m, n, k, a.T, accumulate, pool.Threads(), special), got.Data, want)
+	what := fmt.Sprintf("form %d %d×%d×%d A.T=%t accumulate=%t threads=%d special=%t", form, m, n, k, a.T, accumulate, pool.Threads(), special)
+	var targets []Target
+	var want [][]float32
+	for range 1 + rng.IntN(2) { // several right-hand sides for one left
+		b, w := randomNarrow(rng, form, n, k, special)
+		c := Dense(sample(rng, m*n, false), m, n)
+		targets, want = append(targets, Target{b, c}), append(want, naive(a, Dense(w, n, k).Transpose(), c, accumulate))
+		row := make([]float32, k)
+		for range min(n, 2) {
+			j := rng.IntN(n)
+			b.Row(row, j)
+			compare(t, fmt.Sprintf("%s row %d", what, j), row, w[j*k:][:k])
+		}
+		n, form = rng.IntN(40), Form(1+rng.IntN(4))
 	}
-	row := make([]float32, k)
-	for range min(n, 3) {
-		j := rng.IntN(n)
-		b.Row(row, j)
-		compare(t, fmt.Sprintf("row %d", j), row, w[j*k:][:k])
+	for _, o := range available() {
+		got := slices.Clone(targets)
+		for i := range got {
+			got[i].C.Data = slices.Clone(got[i].C.Data)
+		}
+		gemmNarrow(o, wideFor(o), pool, a, got, accumulate)
+		for i := range got {
+			compare(t, fmt.Sprintf("%s %s target %d", o.name, what, i), got[i].C.Data, want[i])
+		}
+	}
+}
+
+func TestCounts(t *testing.T) {
+	rng := rand.New(rand.NewPCG(15, 1))
+	for n := range 200 {
+		x := sample(rng, n, true)
+		for _, limit := range append(sample(rng, 3, true), x[:min(n, 3)]...) {
+			above, from := 0, 0
+			for _, v := range x {
+				if v > limit {
+					above++
+				}
+				if v >= limit {
+					from++
+				}
+			}
+			for _, o := range available() {
+				w := wideFor(o)
+				if a, f := w.above(x, limit), w.from(x, limit); int(a) != above || int(f) != from {
+					t.Fatalf("%s: %v and %v of %d are above and from %v, want %d and %d", o.name, a, f, n, limit, above, from)
+				}
+			}
+		}
 	}
 }
 
