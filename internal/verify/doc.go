@@ -11,6 +11,11 @@
 // (stats.go), and the verdict is on the bounds of those intervals: inconclusive
 // when they straddle the margin (judge.go).
 //
+// Beside this prefill comparison, each where it is asked for: the contract of
+// both endpoints first (contract.go), bets that end a run early (sequential.go),
+// the decode path, the candidate's own samples, load and replicas, strata.
+// Explain finds the tensor to blame where both sides are directories.
+//
 // design.md says which statistics and why, with what they measured.
 //
 // Run collects and writes one evidence file; everything after that is a pure

@@ -27,6 +27,7 @@ const EvidenceVersion = 1
 // said, and the settings it is judged by.
 type Evidence struct {
 	Version   int         `json:"version"`
+	Name      string      `json:"name,omitempty"` // of a part: "decode", "load 32", "replica 0"
 	Digest    string      `json:"prompts_digest"` // of the token ids, see promptsDigest
 	Reference Stack       `json:"reference"`
 	Candidate Stack       `json:"candidate"`
@@ -39,6 +40,13 @@ type Evidence struct {
 	Failure string   `json:"failure,omitempty"`
 	Prompts []Prompt `json:"prompts"`
 	Seconds float64  `json:"seconds"`
+	// Planned prompts of a sequential run, which stops at Asked; 0 = not sequential.
+	Planned int  `json:"planned,omitempty"`
+	Strata  bool `json:"strata,omitempty"` // prompts have one each
+	// Contract, Parts and Reverse are what else was asked.
+	Contract *Contract        `json:"contract,omitempty"`
+	Parts    []*Evidence      `json:"parts,omitempty"`
+	Reverse  *ReverseEvidence `json:"reverse,omitempty"`
 }
 
 // Prompt is one prompt's numbers. Entry i of every list is about token i+1:
@@ -46,6 +54,8 @@ type Evidence struct {
 type Prompt struct {
 	Tokens []int `json:"tokens"`
 	From   int   `json:"from"` // first position that is judged
+	// Stratum is the kind of prompt, where kinds are told apart.
+	Stratum string `json:"stratum,omitempty"`
 	// LogProb is the reference's, of the actual tokens, in nats.
 	LogProb []float64 `json:"logprob"`
 	// Gap is the reference's between its likeliest and second likeliest token, in nats.
@@ -63,6 +73,13 @@ type Series struct {
 	// SlopeXY and SlopeXX are sums over the judged positions; see slopeSums.
 	SlopeXY float64 `json:"slope_xy"`
 	SlopeXX float64 `json:"slope_xx"`
+	// Seen sums, over the judged positions that have both kinds, how much more
+	// the side moved likely tokens that the text already holds than others, in
+	// nats; SeenN counts them. Penalties move nothing else.
+	// SeenX is how much likelier the reference has them to begin with.
+	Seen  float64 `json:"seen"`
+	SeenX float64 `json:"seen_x"`
+	SeenN int     `json:"seen_n"`
 }
 
 func newEvidence(in Input) *Evidence {
@@ -76,6 +93,9 @@ func newEvidence(in Input) *Evidence {
 	if in.Floor.Scorer != nil {
 		floor := in.Floor.Stack
 		ev.Floor = &floor
+	}
+	if ev.Strata = in.Strata != nil; in.Sequential {
+		ev.Planned = len(in.Prompts)
 	}
 	return ev
 }
@@ -104,6 +124,7 @@ func (ev *Evidence) add(tokens []int, from int, sides [][]engine.Position) {
 func series(ref, side []engine.Position, from int) Series {
 	var s Series
 	same := make([]byte, 0, len(ref))
+	before := map[int]bool{}
 	for t := 1; t < len(ref); t++ {
 		s.LogProb = append(s.LogProb, side[t].LogProb)
 		s.KL = append(s.KL, lowerKL(ref[t], side[t]))
@@ -115,7 +136,11 @@ func series(ref, side []engine.Position, from int) Series {
 		if t >= from {
 			xy, xx := slopeSums(ref[t], side[t])
 			s.SlopeXY, s.SlopeXX = s.SlopeXY+xy, s.SlopeXX+xx
+			if d, x, ok := seenShift(ref[t], side[t], before); ok {
+				s.Seen, s.SeenX, s.SeenN = s.Seen+d, s.SeenX+x, s.SeenN+1
+			}
 		}
+		before[ref[t].Token] = true
 	}
 	s.Same = string(same)
 	return s
@@ -236,7 +261,20 @@ func (ev *Evidence) validate() error {
 			}
 		}
 	}
-	whole := ev.Failure == ""
+	for i, p := range ev.Parts {
+		if p == nil || len(p.Parts) > 0 || p.Reverse != nil || p.Contract != nil {
+			return fmt.Errorf("part %d is not one", i)
+		}
+		if err := p.validate(); err != nil {
+			return fmt.Errorf("part %q: %w", p.Name, err)
+		}
+	}
+	if ev.Reverse != nil {
+		if err := ev.Reverse.validate(); err != nil {
+			return err
+		}
+	}
+	whole := ev.Failure == "" && !ev.refused()
 	if whole && (len(ev.Prompts) != ev.Asked || len(ev.Prompts) == 0) {
 		return fmt.Errorf("%d prompts of %d, and no failure", len(ev.Prompts), ev.Asked)
 	}
@@ -244,6 +282,11 @@ func (ev *Evidence) validate() error {
 		return errors.New("the prompts are not those of prompts_digest")
 	}
 	return nil
+}
+
+// refused says that the contract let no numbers be collected.
+func (ev *Evidence) refused() bool {
+	return ev.Contract != nil && len(ev.Prompts) == 0 && meaningless(CheckContract(ev.Contract.Reference, ev.Contract.Candidate))
 }
 
 func (s *Series) validate(n int) error {
@@ -255,7 +298,7 @@ func (s *Series) validate(n int) error {
 			return fmt.Errorf("token %d is out of range", i+1)
 		}
 	}
-	if s.SlopeXX < 0 || math.IsNaN(s.SlopeXY) {
+	if s.SlopeXX < 0 || math.IsNaN(s.SlopeXY) || s.SeenN < 0 {
 		return errors.New("slope sums are out of range")
 	}
 	return nil

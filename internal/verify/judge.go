@@ -67,12 +67,23 @@ type Report struct {
 	} `json:"nll"`
 	// Slope of the candidate's centred log-probabilities on the reference's: 1 if logits are not scaled.
 	Slope float64 `json:"slope"`
+	// Seen is how much more tokens that the text already holds moved than
+	// others, nats, beyond the slope and the floor's: penalties. Absent without a floor.
+	Seen *Interval `json:"seen,omitempty"`
 
 	Smallest  Smallest    `json:"smallest_fault"`
 	Signature string      `json:"signature"`
 	Causes    []Cause     `json:"causes,omitempty"` // likeliest first, when it failed
 	First     *Divergence `json:"first_divergence,omitempty"`
 	Worst     []Worst     `json:"worst"`
+
+	// Contract, Sequential, Strata, Decode, Load and Reverse are there where
+	// they were asked for; Strata always.
+	Contract   *Contract   `json:"contract,omitempty"`
+	Sequential *Sequential `json:"sequential,omitempty"`
+	Strata     []Stratum   `json:"strata,omitempty"`
+	Parts      []Part      `json:"parts,omitempty"`
+	Reverse    *Reverse    `json:"reverse,omitempty"`
 
 	Failure  string  `json:"failure,omitempty"`
 	Evidence string  `json:"evidence"`
@@ -145,6 +156,22 @@ func judge(ev *Evidence) *Report {
 		Digest: ev.Digest, Reference: ev.Reference, Candidate: ev.Candidate, Floor: ev.Floor,
 		Asked: ev.Asked, Failure: ev.Failure, Seconds: ev.Seconds, Worst: []Worst{},
 	}
+	level := alpha
+	if ev.Planned > 0 {
+		level = sequentialLevel
+	}
+	var checks []gate.Check
+	if ev.Contract != nil {
+		r.Contract = &Contract{ev.Contract.Reference, ev.Contract.Candidate, CheckContract(ev.Contract.Reference, ev.Contract.Candidate)}
+		for _, c := range r.Contract.Checks {
+			c.Name = "contract-" + c.Name
+			checks = append(checks, c)
+		}
+		if ev.refused() {
+			r.Gate, r.Signature = gate.Of(checks...), "nothing was judged"
+			return r
+		}
+	}
 	answers := gate.Check{Name: "answers", Verdict: gate.Pass, Detail: fmt.Sprintf("all %d prompts scored on every side", ev.Asked)}
 	if ev.Failure != "" {
 		answers.Verdict = gate.Inconclusive
@@ -152,7 +179,7 @@ func judge(ev *Evidence) *Report {
 	}
 	n := reduce(ev)
 	r.Prompts, r.Tokens = len(n.prompts), n.count
-	checks := []gate.Check{answers}
+	checks = append(checks, answers)
 	if ev.Failure == "" {
 		// A side that failed midway may have lied before, and intervals from a
 		// handful of prompts have no error rates: such numbers are reported,
@@ -163,27 +190,69 @@ func judge(ev *Evidence) *Report {
 		r.Gate = gate.Of(checks...)
 		return r
 	}
-	estimate(r, ev, n)
-	if gate.Of(checks...).Passed() {
-		checks = append(checks, marginChecks(r, ev)...)
+	estimate(r, ev, n, level)
+	if r.Strata = strata(ev); ev.Planned > 0 {
+		r.Sequential = decide(ev)
+	}
+	if ev.Failure == "" && gate.Of(checks...).Verdict != gate.Inconclusive {
+		checks = append(checks, mainChecks(r, ev)...)
+		more := partChecks(r, ev)
+		checks = append(checks, more...)
 	}
 	r.Gate = gate.Of(checks...)
 	r.Smallest = smallest(r, ev)
-	s := sign(r, n)
+	s := sign(r, ev, n)
 	r.Signature = s.String()
 	if r.Gate.Verdict == gate.Fail {
-		r.Causes = s.causes()
+		r.Causes = append(elsewhere(r), s.causes()...)
 	}
 	r.First, r.Worst = firstDivergence(ev), worst(ev)
 	return r
 }
 
+// mainChecks judges the prefill comparison: by the bets if they decided, else
+// by the intervals of the whole sample.
+func mainChecks(r *Report, ev *Evidence) []gate.Check {
+	checks := marginChecks(r, ev)
+	if s := r.Sequential; s != nil && s.Verdict != gate.Inconclusive {
+		checks = append([]gate.Check{s.check()}, alarms(r)...)
+	}
+	if ev.Strata {
+		checks = append(checks, strataCheck(r.Strata))
+	}
+	return checks
+}
+
+// Part is a comparison beside the main one.
+type Part struct {
+	Name string `json:"name"`
+	*Report
+}
+
+// partChecks judges the other parts with the same margins.
+func partChecks(r *Report, ev *Evidence) []gate.Check {
+	var checks []gate.Check
+	for _, p := range ev.Parts {
+		got := judge(p)
+		r.Parts = append(r.Parts, Part{p.Name, got})
+		for _, c := range got.Gate.Checks {
+			c.Name = p.Name + " " + c.Name
+			checks = append(checks, c)
+		}
+	}
+	if ev.Reverse != nil {
+		rev, more := judgeReverse(ev.Reverse, ev.Seed)
+		r.Reverse, checks = rev, append(checks, more...)
+	}
+	return checks
+}
+
 // estimate fills in the statistics with their intervals.
-func estimate(r *Report, ev *Evidence, n numbers) {
-	b := newBootstrap(len(n.prompts), ev.Seed)
+func estimate(r *Report, ev *Evidence, n numbers, level float64) {
+	b := newBootstrap(len(n.prompts), ev.Seed, level)
 	r.KL, r.DeltaNLL, r.Top1 = b.mean(n.kl), b.mean(n.dNLL), b.mean(n.top1)
 	// Prompts that all agree leave resampling without spread; counting tokens has some.
-	r.Top1.Lower = min(r.Top1.Lower, wilson(r.Top1.Value*float64(n.count), float64(n.count)))
+	r.Top1.Lower = min(r.Top1.Lower, wilson(r.Top1.Value*float64(n.count), float64(n.count), level))
 	r.Quantiles = quantiles(n.kls)
 	if ev.Floor != nil {
 		floor := b.mean(n.floor)
@@ -213,7 +282,26 @@ func estimate(r *Report, ev *Evidence, n numbers) {
 	if slopeXX > 0 {
 		r.Slope = slopeXY / slopeXX
 	}
+	if ev.Floor != nil {
+		r.Seen = seenInterval(n.prompts, r.Slope, b)
+	}
 	r.Top1Clear = clearAgreement(n, 4*r.AbsDelta)
+}
+
+// seenInterval is the mean over prompts of the shift of seen tokens that the
+// slope does not explain, minus the floor's.
+func seenInterval(prompts []Prompt, slope float64, b *bootstrap) *Interval {
+	x := make([]float64, len(prompts))
+	for i, p := range prompts {
+		if p.Candidate.SeenN > 0 {
+			x[i] = (p.Candidate.Seen - (slope-1)*p.Candidate.SeenX) / float64(p.Candidate.SeenN)
+		}
+		if p.Floor.SeenN > 0 {
+			x[i] -= p.Floor.Seen / float64(p.Floor.SeenN)
+		}
+	}
+	iv := b.mean(x)
+	return &iv
 }
 
 func quantiles(t tokens) Quantiles {
@@ -292,8 +380,27 @@ func marginChecks(r *Report, ev *Evidence) []gate.Check {
 	if len(checks) == 0 {
 		return []gate.Check{{Name: "margin", Verdict: gate.Inconclusive, Detail: "no margin is set: set verify.margin.ratio or verify.margin.kl"}}
 	}
+	return append(checks, alarms(r)...)
+}
+
+// seenLimit, in nats, is about half of the smallest penalty in use (0.05 of
+// presence); honest W8A8 and planted faults of weights stay below 0.02 unless
+// they are gross.
+const seenLimit = 0.02
+
+// alarms fail when something is wrong for certain and say nothing otherwise.
+func alarms(r *Report) []gate.Check {
+	var checks []gate.Check
 	if r.Tail != nil {
 		checks = append(checks, tailCheck(*r.Tail))
+	}
+	if r.Seen != nil {
+		c := gate.Check{Name: "seen", Verdict: gate.Pass, Detail: fmt.Sprintf(
+			"tokens already in the text moved by %+.3g [%+.3g, %+.3g] nats against others, alarm beyond ±%g", r.Seen.Value, r.Seen.Lower, r.Seen.Upper, seenLimit)}
+		if r.Seen.Lower > seenLimit || r.Seen.Upper < -seenLimit {
+			c.Verdict = gate.Fail
+		}
+		checks = append(checks, c)
 	}
 	return checks
 }

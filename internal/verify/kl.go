@@ -101,6 +101,25 @@ func slopeSums(a, b engine.Position) (xy, xx float64) {
 	return xy, xx
 }
 
+// seenShift is the mean change of the likely tokens that are in the text
+// before, minus that of the others, and the same of a's log-probabilities
+// themselves, by which a mere scale is told apart.
+func seenShift(a, b engine.Position, before map[int]bool) (shift, level float64, ok bool) {
+	pb := masses(b)
+	var in, out, inX, outX []float64
+	for _, e := range a.Top {
+		lq, both := pb[e.Token]
+		switch {
+		case !both:
+		case before[e.Token]:
+			in, inX = append(in, lq-e.LogProb), append(inX, e.LogProb)
+		default:
+			out, outX = append(out, lq-e.LogProb), append(outX, e.LogProb)
+		}
+	}
+	return mean(in) - mean(out), mean(inX) - mean(outX), len(in) > 0 && len(out) > 0
+}
+
 func mean(x []float64) float64 {
 	if len(x) == 0 {
 		return 0

@@ -25,12 +25,13 @@ type Interval struct {
 // that ratios are paired.
 type bootstrap struct {
 	n     int
+	level float64 // of each bound
 	draws [][]int // resamples × n: how often each prompt was drawn
 }
 
-func newBootstrap(n int, seed uint64) *bootstrap {
+func newBootstrap(n int, seed uint64, level float64) *bootstrap {
 	r := rand.New(rand.NewPCG(seed, 0x7665726966790000)) // "verify": its own stream of the release's seed
-	b := &bootstrap{n: n, draws: make([][]int, resamples)}
+	b := &bootstrap{n: n, level: level, draws: make([][]int, resamples)}
 	for i := range b.draws {
 		b.draws[i] = make([]int, n)
 		for range n {
@@ -68,7 +69,7 @@ func (b *bootstrap) ratio(num, den []float64, least float64) (iv Interval, ok bo
 			jack[j] = (sumN - num[j]) / (sumD - den[j])
 		}
 	}
-	return bca(sumN/sumD, reps, jack), true
+	return bca(sumN/sumD, reps, jack, b.level), true
 }
 
 // mean is the interval of the mean over prompts.
@@ -89,11 +90,11 @@ func (b *bootstrap) percentile(value float64, of func(weights []int) float64) In
 		reps[i] = of(w)
 	}
 	slices.Sort(reps)
-	return Interval{value, min(value, quantileAt(reps, alpha)), max(value, quantileAt(reps, 1-alpha))}
+	return Interval{value, min(value, quantileAt(reps, b.level)), max(value, quantileAt(reps, 1-b.level))}
 }
 
 // bca turns replicates into bounds.
-func bca(value float64, reps, jack []float64) Interval {
+func bca(value float64, reps, jack []float64, level float64) Interval {
 	slices.Sort(reps)
 	below := 0.0
 	for _, r := range reps {
@@ -124,7 +125,7 @@ func bca(value float64, reps, jack []float64) Interval {
 		return quantileAt(reps, q)
 	}
 	// The bounds never exclude the estimate itself.
-	return Interval{value, min(value, bound(alpha)), max(value, bound(1-alpha))}
+	return Interval{value, min(value, bound(level)), max(value, bound(1-level))}
 }
 
 func normalCDF(z float64) float64 { return 0.5 * math.Erfc(-z/math.Sqrt2) }
@@ -189,9 +190,9 @@ func (t tokens) quantile(q float64, weights []int) float64 {
 	return 0
 }
 
-// wilson is the one-sided 99 % lower bound of a share of hits among n.
-func wilson(hits, n float64) float64 {
-	z := normalQuantile(1 - alpha)
+// wilson is the one-sided lower bound, at the level, of a share of hits among n.
+func wilson(hits, n, level float64) float64 {
+	z := normalQuantile(1 - level)
 	p := hits / n
 	centre := p + z*z/(2*n)
 	return (centre - z*math.Sqrt(p*(1-p)/n+z*z/(4*n*n))) / (1 + z*z/n)

@@ -14,7 +14,7 @@ import (
 // with tens of prompts every bootstrap misses more above than below.
 func TestIntervalsCoverTheTruth(t *testing.T) {
 	const trials, n = 1000, 64
-	b := newBootstrap(n, 3)
+	b := newBootstrap(n, 3, alpha)
 	r := rand.New(rand.NewPCG(1, 2))
 	above, below, ratioAbove, ratioBelow := 0, 0, 0, 0
 	for range trials {
@@ -60,7 +60,7 @@ func TestRatiosArePaired(t *testing.T) {
 		y[i] = math.Exp(r.NormFloat64())
 		x[i] = 2 * y[i]
 	}
-	b := newBootstrap(64, 1)
+	b := newBootstrap(64, 1, alpha)
 	iv, ok := b.ratio(x, y, 0)
 	if !ok || math.Abs(iv.Lower-2) > 1e-12 || math.Abs(iv.Upper-2) > 1e-12 {
 		t.Errorf("twice as much everywhere gives %+v", iv)
@@ -82,7 +82,7 @@ func TestIntervalsHoldTheirEstimate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 40).Draw(t, "n")
 		x := rapid.SliceOfN(rapid.Float64Range(0, 1), n, n).Draw(t, "x")
-		iv := newBootstrap(n, 1).mean(x)
+		iv := newBootstrap(n, 1, alpha).mean(x)
 		if !(iv.Lower <= iv.Value && iv.Value <= iv.Upper) || math.Abs(iv.Value-mean(x)) > 1e-12 {
 			t.Fatalf("%+v of %v", iv, x)
 		}
@@ -115,13 +115,13 @@ func TestWeightedQuantile(t *testing.T) {
 
 func TestWilson(t *testing.T) {
 	// Wilson 1927 with z = 2.32635, computed apart from this code.
-	if got := wilson(100, 100); math.Abs(got-0.94866) > 1e-4 {
+	if got := wilson(100, 100, alpha); math.Abs(got-0.94866) > 1e-4 {
 		t.Errorf("%.5f", got)
 	}
-	if got := wilson(50, 100); math.Abs(got-0.38668) > 1e-4 {
+	if got := wilson(50, 100, alpha); math.Abs(got-0.38668) > 1e-4 {
 		t.Errorf("%.5f", got)
 	}
-	if a, b := wilson(99, 100), wilson(990, 1000); !(a < b && b < 0.99) {
+	if a, b := wilson(99, 100, alpha), wilson(990, 1000, alpha); !(a < b && b < 0.99) {
 		t.Errorf("%g, %g", a, b)
 	}
 }

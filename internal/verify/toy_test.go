@@ -105,9 +105,31 @@ var margins = spec.Verify{Top: 20, Margin: spec.Margin{Ratio: 20, KL: 2e-3, Delt
 // candidate of 0.03, nine times its divergence.
 func verification(dir string, candidate Scorer, prompts [][]int) Input {
 	return Input{
-		Reference: Side{Stack{Name: "f32"}, toy{}}, Floor: Side{Stack{Name: "bf16"}, toy{noise: 0.01, seed: 1}},
-		Candidate: Side{Stack{Name: "w8a8"}, candidate}, Prompts: prompts, Spec: margins, Seed: 7, OutDir: dir, Vocab: 64,
+		Reference: Side{Stack: Stack{Name: "f32"}, Scorer: toy{}}, Floor: Side{Stack: Stack{Name: "bf16"}, Scorer: toy{noise: 0.01, seed: 1}},
+		Candidate: Side{Stack: Stack{Name: "w8a8"}, Scorer: candidate}, Prompts: prompts, Spec: margins, Seed: 7, OutDir: dir, Vocab: 64,
 	}
 }
 
 var honest = toy{noise: 0.03, seed: 2}
+
+// residueFault is a toy that goes wrong for prompts of one length modulo 8.
+type residueFault struct {
+	toy
+	residue int
+}
+
+func (f residueFault) Score(ctx context.Context, prompts [][]int, k int) ([][]engine.Position, error) {
+	out := make([][]engine.Position, len(prompts))
+	for i, p := range prompts {
+		m := f.toy
+		if len(p)%modulus == f.residue {
+			m.noise = 0.4
+		}
+		got, err := m.Score(ctx, [][]int{p}, k)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = got[0]
+	}
+	return out, nil
+}

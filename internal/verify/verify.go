@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"tarbert/internal/engine"
+	"tarbert/internal/gate"
 	"tarbert/internal/progress"
 	"tarbert/internal/spec"
 )
@@ -35,6 +37,10 @@ type Stack struct {
 type Side struct {
 	Stack  Stack
 	Scorer Scorer
+	// Generator and Prober serve the decode path and the contract; left out,
+	// the Scorer is used where it is one.
+	Generator Generator
+	Prober    Prober
 }
 
 // Input of a verification.
@@ -57,7 +63,22 @@ type Input struct {
 	Seed    uint64
 	OutDir  string // must exist; gets EvidenceFile
 	// Vocab, if known, is the size of the vocabulary.
-	Vocab    int
+	Vocab int
+
+	// What follows is more than the one prefill comparison, each left out when zero.
+
+	// Probe, if it has a prompt, holds both endpoints to the contract first.
+	Probe ProbeOptions
+	// Sequential takes the prompts in a random order (of Seed) and stops as
+	// soon as the verdict is certain.
+	Sequential bool
+	// Strata names the kind of each prompt; nil = none. With it, a single
+	// stratum that is off fails the verification.
+	Strata  []string
+	Decode  DecodeOptions
+	Reverse ReverseOptions
+	Load    LoadOptions
+
 	Now      func() time.Time
 	Progress progress.Func
 }
@@ -81,7 +102,10 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 	}
 	began := now()
 	ev := newEvidence(in)
-	if err := collect(ctx, in, ev); err != nil {
+	if in.Sequential {
+		in.shuffle()
+	}
+	if err := collectAll(ctx, in, ev); err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("verify: %w", err)
 		}
@@ -114,6 +138,9 @@ func (in *Input) check() error {
 	if in.From != nil && len(in.From) != len(in.Prompts) {
 		return fmt.Errorf("%d starts for %d prompts", len(in.From), len(in.Prompts))
 	}
+	if in.Strata != nil && len(in.Strata) != len(in.Prompts) {
+		return fmt.Errorf("%d strata for %d prompts", len(in.Strata), len(in.Prompts))
+	}
 	for i, p := range in.Prompts {
 		if len(p) < 2 {
 			return fmt.Errorf("prompt %d has %d tokens: at least 2 are needed to score one", i, len(p))
@@ -130,6 +157,88 @@ func (in *Input) from(i int) int {
 		return 1
 	}
 	return in.From[i]
+}
+
+// shuffle puts the prompts into a random order, so that each is a fresh draw.
+func (in *Input) shuffle() {
+	r := rand.New(rand.NewPCG(in.Seed, 0x6f72646572))
+	n := len(in.Prompts)
+	prompts, from, kinds := make([][]int, n), make([]int, n), make([]string, n)
+	for i, j := range r.Perm(n) {
+		prompts[i], from[i] = in.Prompts[j], in.from(j)
+		if in.Strata != nil {
+			kinds[i] = in.Strata[j]
+		}
+	}
+	in.Prompts, in.From = prompts, from
+	if in.Strata != nil {
+		in.Strata = kinds
+	}
+}
+
+// collectAll runs the parts that are asked for. A later part is not begun when
+// an earlier one could not be finished.
+func collectAll(ctx context.Context, in Input, ev *Evidence) error {
+	if len(in.Probe.Prompt) > 0 {
+		c, err := collectContract(ctx, in)
+		if ev.Contract = c; err != nil {
+			return fmt.Errorf("contract: %w", err)
+		}
+		if meaningless(c.Checks) {
+			return nil // numbers that mean nothing are not collected
+		}
+	}
+	if err := collect(ctx, in, ev); err != nil {
+		return err
+	}
+	if in.Decode.Prompts > 0 {
+		part := ev.part("decode", ev.Reference, ev.Candidate)
+		if err := collectDecode(ctx, in, part); err != nil {
+			return fmt.Errorf("decode: %w", err)
+		}
+		ev.Parts = append(ev.Parts, part)
+	}
+	if in.Reverse.Prompts > 0 {
+		rev, err := collectReverse(ctx, in, ev)
+		if err != nil {
+			return fmt.Errorf("reverse: %w", err)
+		}
+		ev.Reverse = rev
+	}
+	if in.Load.Prompts > 0 {
+		parts, err := collectLoad(ctx, in, ev)
+		if err != nil {
+			return fmt.Errorf("load: %w", err)
+		}
+		ev.Parts = append(ev.Parts, parts...)
+	}
+	return nil
+}
+
+func collectContract(ctx context.Context, in Input) (*Contract, error) {
+	if in.Probe.Top == 0 {
+		in.Probe.Top = in.Spec.Top
+	}
+	c := &Contract{}
+	for _, s := range []struct {
+		name string
+		side Side
+		into *Observed
+	}{{"reference", in.Reference, &c.Reference}, {"candidate", in.Candidate, &c.Candidate}} {
+		p := s.side.Prober
+		if p == nil {
+			p, _ = s.side.Scorer.(Prober)
+		}
+		if p == nil {
+			return nil, fmt.Errorf("%s cannot be probed", s.name)
+		}
+		var err error
+		if *s.into, err = Observe(ctx, p, in.Probe); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	c.Checks = CheckContract(c.Reference, c.Candidate)
+	return c, nil
 }
 
 // collect fills ev with every prompt that all sides answered, and stops at the
@@ -162,8 +271,15 @@ func collect(ctx context.Context, in Input, ev *Evidence) error {
 				pos[i] = got[i][j]
 			}
 			ev.add(tokens, in.from(from+j), pos)
+			if in.Strata != nil {
+				ev.Prompts[from+j].Stratum = in.Strata[from+j]
+			}
 		}
 		in.Progress.Report(ev.progress(len(in.Prompts)))
+		if in.Sequential && len(ev.Prompts) < len(in.Prompts) && decide(ev).Verdict != gate.Inconclusive {
+			ev.Asked, ev.Digest = len(ev.Prompts), promptsDigest(ev.tokens())
+			break
+		}
 	}
 	return nil
 }
