@@ -21,7 +21,7 @@ var layers = [][]string{
 	// Values that import nothing of ours.
 	{"gate", "progress", "device", "reward", "tensor", "store", "reference/kernel"},
 	// Values and seams that build on them.
-	{"spec", "executor", "engine", "checkpoint", "certificate", "tensor/gguf", "reference", "reference/tokenizer", "reference/oracle"},
+	{"spec", "executor", "engine", "checkpoint", "certificate", "tensor/gguf", "convert/kernel", "reference", "reference/tokenizer", "reference/oracle"},
 	// What the reference model does on its own, and the drivers.
 	{"reference/server", "reference/trainer",
 		"device/cpu", "device/nvidia", "device/ascend", "executor/local", "engine/reference"},

@@ -41,7 +41,7 @@ class Checks:
             print(f"skip  {name}: {why}", flush=True)
         except Exception as e:
             self.failed += 1
-            print(f"FAIL  {name}: {type(e).__name__}: {e}", flush=True)
+            print(f"FAIL  {name}: {type(e).__name__}: {str(e)[:2000]}", flush=True)
         else:
             self.passed += 1
             print(f"ok    {name}: {detail}", flush=True)
@@ -82,6 +82,15 @@ def output(command, seconds, **kw):
 
 def tail(text, characters=1500):
     return text.strip()[-characters:]
+
+
+def equal(what, ours, theirs):
+    """Fails with both sides around the first difference of two sequences."""
+    if ours == theirs:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+    window = slice(max(0, at - 12), at + 24)
+    raise AssertionError(f"{what}: at {at} ours has {ours[window]!r}, theirs {theirs[window]!r}")
 
 
 def json_lines(command, records, seconds, **kw):

@@ -19,7 +19,7 @@ import torch
 
 import texts
 import tiny
-from checks import Checks, Tarbert, end_on_signals, post, scratch
+from checks import Checks, Tarbert, end_on_signals, equal, post, scratch
 
 TOLERANCE = 2e-4     # of log-probabilities, in nats
 NEAR_TIE = 1e-3      # between the two likeliest tokens, in nats
@@ -144,13 +144,7 @@ def plans(rng, n, vocab):
 
 
 def describe(plan):
-    c = plan["config"]
-    told = {"qwen3": ("num_attention_heads", "num_key_value_heads", "tie_word_embeddings", "attention_bias"),
-            "qwen3_moe": ("num_attention_heads", "num_key_value_heads", "num_experts", "num_experts_per_tok", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob"),
-            "deepseek_v3": ("q_lora_rank", "n_routed_experts", "n_group", "topk_group", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace",
-                            "norm_topk_prob", "routed_scaling_factor")}[plan["family"]]
-    short = " ".join(f"{k.removeprefix('num_').replace('attention_', '').replace('experts_per_tok', 'top_k')}={c[k]}" for k in told)
-    return f"{plan['family']} {plan['storage']} {plan['spelling']} shards={plan['shards']} rope={c['rope_parameters']['rope_type']} {short}"
+    return f"{plan['storage']} {plan['spelling']} shards={plan['shards']} {tiny.describe(plan['family'], plan['config'])}"
 
 
 def token_ids(tarbert, family, rng, tmp, counts):
@@ -161,9 +155,7 @@ def token_ids(tarbert, family, rng, tmp, counts):
     samples = [texts.text(rng) for _ in range(3000)]
     ours = tarbert.tokenize(directory, [{"id": str(i), "text": s} for i, s in enumerate(samples)])
     for s, o in zip(samples, ours, strict=True):
-        want = fast(s, add_special_tokens=False)["input_ids"]
-        if o["tokens"] != want:
-            raise AssertionError(f"{s!r}: ids {o['tokens']}, tokenizers has {want}")
+        equal(f"ids of {s!r}", o["tokens"], fast(s, add_special_tokens=False)["input_ids"])
     return f"{len(samples)} texts, {sum(len(o['tokens']) for o in ours)} ids equal"
 
 
@@ -177,13 +169,10 @@ def detokenized(tarbert, family, rng, tmp, tiny_model):
         url = server.ready().url
         for _ in range(300):
             ids = [rng.randrange(tok.get_vocab_size()) for _ in range(rng.randint(1, 20))]
-            got = post(url + "/detokenize", {"model": "tiny", "tokens": ids})["prompt"]
-            if got != fast.decode(ids):
-                raise AssertionError(f"{ids} is {got!r}, tokenizers has {fast.decode(ids)!r}")
+            equal(f"text of {ids}", post(url + "/detokenize", {"model": "tiny", "tokens": ids})["prompt"], fast.decode(ids))
             s = texts.text(rng)
             got = post(url + "/tokenize", {"model": "tiny", "prompt": s, "add_special_tokens": False})["tokens"]
-            if got != fast(s, add_special_tokens=False)["input_ids"]:
-                raise AssertionError(f"/tokenize of {s!r} is {got}")
+            equal(f"/tokenize of {s!r}", got, fast(s, add_special_tokens=False)["input_ids"])
     return "300 lists of random ids and 300 texts equal"
 
 
@@ -197,10 +186,8 @@ def chats(tarbert, family, rng, tmp):
     ours = tarbert.tokenize(directory, [{"id": str(i), "messages": m, "options": o} for i, (m, o) in enumerate(samples)])
     for (messages, options), o in zip(samples, ours, strict=True):
         want = fast.apply_chat_template(messages, tokenize=False, **options)
-        if o["text"] != want:
-            raise AssertionError(f"{messages} with {options}: {o['text']!r}, transformers has {want!r}")
-        if o["tokens"] != fast(want, add_special_tokens=False)["input_ids"]:
-            raise AssertionError(f"ids of {want!r} differ")
+        equal("text of a conversation", o["text"], want)
+        equal(f"ids of {want!r}", o["tokens"], fast(want, add_special_tokens=False)["input_ids"])
     return f"{len(samples)} conversations, text and ids equal"
 
 

@@ -65,7 +65,7 @@ ALPHABETS = [
     assigned((0xAC00, 0xAD00)), assigned((0xF900, 0x10000)), assigned((0x10000, 0x10400)), assigned((0x1D400, 0x1D800)), assigned((0x1F000, 0x1FAF0)),
     assigned((0x20000, 0x20100), (0x2F800, 0x2FA20)), assigned((0, 0x110000)),
 ]
-PHRASES = ["don't", "I'LL", "we've", "'ſ", "it'S ", "'Re", "’s", "x+=1;\n", "    return", "12345678", "3.14e-10", "½Ⅷ٣", "e\u0301", "A\u030a\u0327", "ﬁ", "한국어", "각",
+PHRASES = ["don't", "Z" + "\u0301\u0323\u0308" * 14, "I'LL", "we've", "'ſ", "it'S ", "'Re", "’s", "x+=1;\n", "    return", "12345678", "3.14e-10", "½Ⅷ٣", "e\u0301", "A\u030a\u0327", "ﬁ", "한국어", "각",
            "你好，世界", "こんにちは", "👩‍👩‍👧‍👦", "🏳️‍🌈", "\u200b\u200d\ufeff", "<think>", "</think>", "<|im_start|>", "<|im_end|>", "<|im_", "|>", "<｜end▁of▁sentence｜>",
            "<|endoftext|>", "naïve", "ǅ", "İstanbul", "\u2028", "\u3000\u3000", "ไทย", "हिन्दी", "עִבְרִית", "العربية"]
 
@@ -89,34 +89,48 @@ def text(random):
     return "".join(parts)
 
 
-def conversation(random):
-    """A random conversation and the template's options."""
-    messages = [{"role": "system", "content": text(random)}] if random.random() < 0.5 else []
+def said(random):
+    """A random text without U+001C to U+001F, which Python's strip takes for
+    white space and the template engine's trim does not."""
+    return "".join(c for c in text(random) if not "\x1c" <= c <= "\x1f")
+
+
+def conversation(random, hard=True):
+    """A random conversation and the template's options. Not hard: without null
+    arguments, and without </think> inside what is said."""
+
+    def say():
+        return said(random) if hard else said(random).replace("</think>", "")
+
+    messages = [{"role": "system", "content": say()}] if random.random() < 0.5 else []
     options = {}
     tools = random.random() < 0.4
     for _ in range(random.randint(1, 3)):
-        messages.append({"role": "user", "content": text(random)})
+        messages.append({"role": "user", "content": say()})
         if random.random() < 0.7:
-            messages += answer(random, tools)
+            messages += answer(random, tools, say, hard)
     if messages[-1]["role"] == "user" and random.random() < 0.8:
         options["add_generation_prompt"] = True
     if random.random() < 0.4:
         options["enable_thinking"] = random.random() < 0.5
     if tools:
-        options["tools"] = [{"type": "function", "function": {"name": "add", "description": text(random), "parameters": {
-            "type": "object", "properties": {"a": {"type": "number"}, "text": {"type": "string", "enum": ["x", text(random)]}}, "required": ["a"]}}}]
+        options["tools"] = [{"type": "function", "function": {"name": "add", "description": say(), "parameters": {
+            "type": "object", "properties": {"a": {"type": "number"}, "text": {"type": "string", "enum": ["x", say()]}}, "required": ["a"]}}}]
     return messages, options
 
 
-def answer(random, tools):
+NUMBERS = (1, 2.5, 2.0, 1234567.5, -3e-7, 1e16, 10**17, 10**20, True)
+
+
+def answer(random, tools, say, hard):
     """What an assistant says: an answer, perhaps with thoughts, or a tool's call and its result."""
     if tools and random.random() < 0.5:
-        arguments = {"a": random.choice((1, 2.5, -3e-7, 1e21, 10**17, True, None)), "text": text(random), "list": [1, [], {}]}
+        arguments = {"a": random.choice((*NUMBERS, None) if hard else NUMBERS), "text": say(), "list": [1, [], {}]}
         return [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": arguments}}]},
-                {"role": "tool", "content": text(random)}, {"role": "assistant", "content": text(random)}]
+                {"role": "tool", "content": say()}, {"role": "assistant", "content": say()}]
     kind = random.random()
     if kind < 0.3:
-        return [{"role": "assistant", "content": f"<think>\n{text(random)}\n</think>\n\n{text(random)}"}]
+        return [{"role": "assistant", "content": f"<think>\n{say()}\n</think>\n\n{say()}"}]
     if kind < 0.5:
-        return [{"role": "assistant", "content": text(random), "reasoning_content": text(random)}]
-    return [{"role": "assistant", "content": text(random)}]
+        return [{"role": "assistant", "content": say(), "reasoning_content": say()}]
+    return [{"role": "assistant", "content": say()}]

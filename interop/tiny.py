@@ -106,6 +106,23 @@ class Switches:
         }
 
 
+TOLD = {
+    "qwen3": ("num_attention_heads", "num_key_value_heads", "tie_word_embeddings", "attention_bias"),
+    "qwen3_moe": ("num_attention_heads", "num_key_value_heads", "num_experts", "num_experts_per_tok", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob"),
+    "deepseek_v3": ("q_lora_rank", "n_routed_experts", "n_group", "topk_group", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace",
+                    "norm_topk_prob", "routed_scaling_factor", "rope_interleave"),
+}
+
+
+def describe(family, config):
+    """A model's switches in one line."""
+
+    def short(name):
+        return name.removeprefix("num_").replace("attention_", "").replace("experts_per_tok", "top_k")
+
+    return f"{family} rope={config['rope_parameters']['rope_type']} " + " ".join(f"{short(n)}={config[n]}" for n in TOLD[family])
+
+
 def scramble(model, generator):
     """Gives every parameter random values at scales that make each matter."""
 

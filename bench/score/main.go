@@ -79,11 +79,10 @@ func run(ctx context.Context, w io.Writer, o options) (err error) {
 		return err
 	}
 	memory.note("scoring")
-	d, err := measureDecoding(ctx, m, o, bytes)
+	d, err := measureDecoding(ctx, m, o, memory)
 	if err != nil {
 		return err
 	}
-	memory.note("decoding")
 	fmt.Fprintf(w, "| | |\n|---|---|\n| loading | %.1f s, %.2f GB/s |\n", loaded.Seconds(), float64(bytes)/1e9/loaded.Seconds())
 	s.print(w, o)
 	d.print(w)

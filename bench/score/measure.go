@@ -5,16 +5,23 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 	"time"
 
 	"tarbert/internal/reference"
 	"tarbert/internal/reference/kernel"
 )
 
+// rates are what one measurement gave by two clocks: the wall's, and the
+// processor time of all threads, which other programs disturb only through the
+// caches, and which does not see threads that wait.
+type rates struct{ wall, cpu float64 }
+
 // scoring holds each round's figures.
 type scoring struct {
-	seconds, gemm   []float64 // of scoring; the rate of matrix products around it, GFLOP/s
+	seconds         []float64 // of scoring
 	linear, attends float64   // 10^9 operations of a pass
+	score, gemm     []rates   // 10^9 operations of linears a second; of matrix products around it, by cpu on one thread
 }
 
 func measureScoring(ctx context.Context, m *reference.Model, o options) (*scoring, error) {
@@ -33,32 +40,61 @@ func measureScoring(ctx context.Context, m *reference.Model, o options) (*scorin
 		return nil, err
 	}
 	for range o.rounds {
-		before := kernel.MeasureGFLOPS(o.threads, time.Second)
+		before := gemmRates(o.threads)
+		start, used := time.Now(), processorTime()
 		err := profiled(o.profile, func() error {
-			start := time.Now()
 			_, err := m.Score(ctx, tokens, 1)
-			s.seconds = append(s.seconds, time.Since(start).Seconds())
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		s.gemm = append(s.gemm, (before+kernel.MeasureGFLOPS(o.threads, time.Second))/2)
+		took := time.Since(start).Seconds()
+		s.seconds = append(s.seconds, took)
+		s.score = append(s.score, rates{s.linear / took, s.linear / (processorTime() - used).Seconds()})
+		after := gemmRates(o.threads)
+		s.gemm = append(s.gemm, rates{(before.wall + after.wall) / 2, (before.cpu + after.cpu) / 2})
 	}
 	return s, nil
 }
 
-func (s *scoring) print(w io.Writer, o options) {
-	var rates, shares, all []float64
-	for i, t := range s.seconds {
-		rates = append(rates, float64(o.tokens)/t)
-		shares = append(shares, 100*s.linear/t/s.gemm[i])
-		all = append(all, 100*(s.linear+s.attends)/t/s.gemm[i])
+// gemmRates measures products of 512×512×512, for about a second by each clock.
+func gemmRates(threads int) rates {
+	const n = 512
+	a, b, c := make([]float32, n*n), make([]float32, n*n), make([]float32, n*n)
+	for i := range a {
+		a[i], b[i] = float32(i%7)-3, float32(i%5)-2
 	}
-	fmt.Fprintf(w, "| scoring %d tokens | %.2f s, %.0f tokens/s |\n", o.tokens, median(s.seconds), median(rates))
-	fmt.Fprintf(w, "| float32 matrix products, 512³, same rounds | %.0f GFLOP/s |\n", median(s.gemm))
-	fmt.Fprintf(w, "| share of it: linears alone (%.0f GFLOP) | %.0f %% |\n", s.linear, median(shares))
-	fmt.Fprintf(w, "| share of it: with attention (%.0f GFLOP more) | %.0f %% |\n", s.attends, median(all))
+	var byCPU []float64
+	for start := time.Now(); len(byCPU) < 3 || time.Since(start) < time.Second; {
+		used := processorTime()
+		kernel.Gemm(nil, kernel.Dense(a, n, n), kernel.Dense(b, n, n), kernel.Dense(c, n, n), false)
+		byCPU = append(byCPU, 2*n*n*n/float64((processorTime()-used).Nanoseconds()))
+	}
+	return rates{kernel.MeasureGFLOPS(threads, time.Second), median(byCPU)}
+}
+
+// processorTime is what this process has used.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err) // the arguments are constant
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func (s *scoring) print(w io.Writer, o options) {
+	var perSecond, wall, cpu, gemmWall, gemmCPU []float64
+	for i, t := range s.seconds {
+		perSecond = append(perSecond, float64(o.tokens)/t)
+		wall, cpu = append(wall, 100*s.score[i].wall/s.gemm[i].wall), append(cpu, 100*s.score[i].cpu/s.gemm[i].cpu)
+		gemmWall, gemmCPU = append(gemmWall, s.gemm[i].wall), append(gemmCPU, s.gemm[i].cpu)
+	}
+	more := 1 + s.attends/s.linear
+	fmt.Fprintf(w, "| scoring %d tokens | %.2f s, %.0f tokens/s |\n", o.tokens, median(s.seconds), median(perSecond))
+	fmt.Fprintf(w, "| float32 products of 512³, same rounds | %.0f GFLOP/s; by processor time, one thread: %.0f |\n", median(gemmWall), median(gemmCPU))
+	fmt.Fprintf(w, "| share of it, counting linears only (%.0f GFLOP) | %.0f %%; by processor time %.0f %% |\n", s.linear, median(wall), median(cpu))
+	fmt.Fprintf(w, "| share of it, with attention (%.0f GFLOP more) | %.0f %%; by processor time %.0f %% |\n", s.attends, more*median(wall), more*median(cpu))
 }
 
 // decoding holds each round's figures.
@@ -69,27 +105,41 @@ type decoding struct {
 
 const prompt = 32
 
-func measureDecoding(ctx context.Context, m *reference.Model, o options, bytes int64) (*decoding, error) {
-	d := &decoding{bytes: bytes}
+// measureDecoding notes the memory of decoding before it takes its own, which
+// it reads to see how fast that goes.
+func measureDecoding(ctx context.Context, m *reference.Model, o options, memory *meter) (*decoding, error) {
+	d := &decoding{bytes: memory.weights}
+	if _, err := decode(ctx, m, o.decode); err != nil {
+		return nil, err
+	}
+	memory.note("decoding")
 	reader := newReader(o.threads)
 	for range o.rounds {
 		before := reader.rate()
-		seq := m.NewSequence()
-		in := []reference.Input{{Seq: seq, Tokens: make([]int, prompt)}}
-		if _, err := m.Forward(ctx, in); err != nil {
+		rate, err := decode(ctx, m, o.decode)
+		if err != nil {
 			return nil, err
 		}
-		start := time.Now()
-		for i := range o.decode {
-			in[0].Tokens = []int{i * 7919 % m.Config().VocabSize}
-			if _, err := m.Forward(ctx, in); err != nil {
-				return nil, err
-			}
-		}
-		d.rates = append(d.rates, float64(o.decode)/time.Since(start).Seconds())
+		d.rates = append(d.rates, rate)
 		d.bandwidth = append(d.bandwidth, (before+reader.rate())/2)
 	}
 	return d, nil
+}
+
+// decode is how many tokens a second follow a prompt, its own time left out.
+func decode(ctx context.Context, m *reference.Model, tokens int) (float64, error) {
+	in := []reference.Input{{Seq: m.NewSequence(), Tokens: make([]int, prompt)}}
+	if _, err := m.Forward(ctx, in); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	for i := range tokens {
+		in[0].Tokens = []int{i * 7919 % m.Config().VocabSize}
+		if _, err := m.Forward(ctx, in); err != nil {
+			return 0, err
+		}
+	}
+	return float64(tokens) / time.Since(start).Seconds(), nil
 }
 
 func (d *decoding) print(w io.Writer) {

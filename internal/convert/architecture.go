@@ -28,9 +28,15 @@ type architecture struct {
 	Linear []string `json:"linear"`
 	// Fused lists siblings that engines load as one, so that they need one type.
 	Fused [][]string `json:"fused"`
-	// Drop and Float32 hold tensor names; they come from the default lists.
-	Drop    []Rule `json:"drop"`
-	Float32 []Rule `json:"float32"`
+	// FP8 lists modules of Float that FP8 engines take as FP8 all the same.
+	FP8 []string `json:"fp8"`
+	// Drop, Float32 and Integers hold tensor names; they come from the default lists.
+	Drop     []Rule `json:"drop"`
+	Float32  []Rule `json:"float32"`
+	Integers []Rule `json:"integers"`
+	// Native is the table between Hugging Face's names and the vendor's own, where
+	// there are two.
+	Native *renames `json:"native"`
 }
 
 // findArchitecture reads the lists for a model type. An unknown one gets the
@@ -53,6 +59,7 @@ func findArchitecture(modelType string) (a architecture, known bool, err error) 
 	a.ModelType = modelType
 	a.Drop = append(slices.Clone(all.Default.Drop), a.Drop...)
 	a.Float32 = append(slices.Clone(all.Default.Float32), a.Float32...)
+	a.Integers = append(slices.Clone(all.Default.Integers), a.Integers...)
 	return a, known, nil
 }
 

@@ -6,11 +6,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"tarbert/internal/tensor"
 )
+
+// CheckedTensor is what Check measured of one weight.
+type CheckedTensor struct {
+	Name string `json:"name"` // in the source
+	From string `json:"from"`
+	To   string `json:"to"`
+	// SQNR is in dB; absent where nothing was lost.
+	SQNR        float64 `json:"sqnr_db,omitempty"`
+	MaxAbsError float64 `json:"max_abs_error"`
+	Bound       float64 `json:"bound"`
+}
 
 // CheckReport is what Check found.
 type CheckReport struct {
@@ -28,6 +38,10 @@ type CheckReport struct {
 	// absent where nothing lost precision.
 	WorstSQNR   float64 `json:"worst_sqnr_db,omitempty"`
 	WorstTensor string  `json:"worst_tensor,omitempty"`
+	// Codes counts the int8 codes of all quantised weights, from -128 to 127.
+	Codes    []int64         `json:"codes,omitempty"`
+	Measured []CheckedTensor `json:"measured,omitempty"`
+	Base     *BaseReport     `json:"base,omitempty"`
 	// Violation is the first rule that is broken; nil if none is.
 	Violation *Violation `json:"violation,omitempty"`
 }
@@ -35,33 +49,34 @@ type CheckReport struct {
 // Passed reports whether every rule held.
 func (r *CheckReport) Passed() bool { return r.Violation == nil }
 
+// CheckOptions of a check. The zero value is Check's.
+type CheckOptions struct {
+	// Base is the model that the source was fine-tuned from; with it, the check also
+	// proves that the conversion has not lost the fine-tune.
+	Base string
+}
+
 // Check proves that dst is a faithful conversion of src, whoever made it: it
 // reads both again with decoders of its own and holds every rule against them,
 // in order, until one is broken. The format is recognised from the files. An
 // error is of the source or the environment; what is wrong with the destination
 // is the report's Violation.
 func Check(ctx context.Context, src, dst string) (*CheckReport, error) {
+	return CheckWith(ctx, src, dst, CheckOptions{})
+}
+
+// CheckWith is Check with options.
+func CheckWith(ctx context.Context, src, dst string, o CheckOptions) (*CheckReport, error) {
 	rep := &CheckReport{}
-	c := &checker{srcDir: src, dstDir: dst, report: rep}
+	c := &checker{srcDir: src, dstDir: dst, report: rep, options: o}
 	defer c.close()
 	if err := c.openSource(); err != nil {
 		return nil, fmt.Errorf("check: source %s: %w", src, err)
 	}
-	rules := []struct {
-		name string
-		hold func(context.Context) error
-	}{
-		{"readable", c.readable},
-		{"config", c.configs},
-		{"files", c.copies},
-		{"complete", c.complete},
-		{"description", c.describes},
-		{"fused", c.fused},
-		{"scales", c.scales},
-		{"bound", c.bounds},
-		{"record", c.recorded},
+	if err := c.recognise(); err != nil {
+		return nil, fmt.Errorf("check %s: %w", dst, err)
 	}
-	for _, r := range rules {
+	for _, r := range c.format.rules(c) {
 		err := r.hold(ctx)
 		if v, ok := errors.AsType[*Violation](err); ok {
 			v.Rule, rep.Violation = r.name, v
@@ -78,22 +93,33 @@ func Check(ctx context.Context, src, dst string) (*CheckReport, error) {
 // checker holds what the rules look at.
 type checker struct {
 	srcDir, dstDir string
+	options        CheckOptions
 	report         *CheckReport
 
-	config     []byte
-	model      modelConfig
-	arch       architecture
-	src, dst   *tensor.Dir
-	exact      bool   // a record of ours says that scales are float32
-	foreign    bool   // no record of ours
-	quantised  []pair // in natural order
-	floats     []pair
+	config  []byte
+	model   modelConfig
+	arch    architecture
+	names   naming
+	src     *tensor.Dir
+	weights []*weight
+	format  format
+
+	dst        *tensor.Dir
+	dstModel   modelConfig
+	exact      bool // a record of ours says that scales are float32
+	foreign    bool // no record of ours
+	pairs      []pair
 	types      map[string]string // the description's, by tensor
 	typesModel string
 }
 
-// pair is a source tensor and the one of the same name in the destination.
-type pair struct{ from, to tensor.Info }
+// pair is a weight of the source and the tensor that it became.
+type pair struct {
+	from  *weight
+	to    tensor.Info
+	enc   encoding // plain, int8Column, fp8Code
+	scale string   // name; empty for plain
+}
 
 func (c *checker) close() {
 	for _, d := range []*tensor.Dir{c.src, c.dst} {
@@ -104,189 +130,91 @@ func (c *checker) close() {
 }
 
 func (c *checker) openSource() (err error) {
-	if c.config, err = os.ReadFile(filepath.Join(c.srcDir, "config.json")); err != nil {
+	c.src, c.weights, c.config, c.model, err = openWeights(c.srcDir)
+	if err != nil {
 		return err
-	}
-	if c.model, err = parseConfig(c.config); err != nil {
-		return err
-	}
-	if c.model.quantised() {
-		return errors.New("config.json has a quantization_config: give the float model that was converted")
 	}
 	if c.arch, _, err = findArchitecture(c.model.ModelType); err != nil {
 		return err
 	}
+	c.names = newNaming(c.arch, has(c.src))
 	c.report.Architecture = c.model.ModelType
-	c.src, err = tensor.OpenDir(c.srcDir)
-	return err
-}
-
-// readable: the destination's weights open, their index is the union of their
-// headers, and the description, where there is one, can be read.
-func (c *checker) readable(context.Context) (err error) {
-	if c.dst, err = tensor.OpenDir(c.dstDir); err != nil {
-		return violation("", c.dstDir, "%v", err)
-	}
-	c.report.Format = BF16
-	b, err := os.ReadFile(filepath.Join(c.dstDir, descriptionName))
-	if err == nil {
-		c.report.Format = W8A8Ascend
-		if c.types, c.typesModel, err = parseDescription(b); err != nil {
-			return violation("", descriptionName, "%v", err)
-		}
-	} else if !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	rec, err := ReadRecord(c.dstDir)
-	if c.foreign = errors.Is(err, errForeign); err != nil && !c.foreign {
-		return violation("", recordName, "%v", err)
-	}
-	c.exact = rec != nil && rec.Rounding == Exact && c.report.Format == W8A8Ascend
 	return nil
 }
 
-// configs: the destination's configuration is the source's, but of a bfloat16
-// model without quantization_config, in either spelling.
-func (c *checker) configs(context.Context) error {
-	b, err := os.ReadFile(filepath.Join(c.dstDir, "config.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return violation("", "config.json", "missing")
+// openWeights opens a model directory and pairs its weights with their scales.
+func openWeights(dir string) (d *tensor.Dir, weights []*weight, config []byte, m modelConfig, err error) {
+	if config, err = os.ReadFile(filepath.Join(dir, "config.json")); err != nil {
+		return nil, nil, nil, m, err
 	}
+	if m, err = parseConfig(config); err != nil {
+		return nil, nil, nil, m, err
+	}
+	if err = m.Quant.readable(); err != nil {
+		return nil, nil, nil, m, err
+	}
+	arch, _, err := findArchitecture(m.ModelType)
 	if err != nil {
-		return err
+		return nil, nil, nil, m, err
 	}
-	got, err := parseObject(b)
-	if err != nil {
-		return violation("", "config.json", "%v", err)
+	if d, err = tensor.OpenDir(dir); err != nil {
+		return nil, nil, nil, m, err
 	}
-	edited, err := editConfig(c.config)
-	if err != nil {
-		return err
+	if weights, err = pairs(d.Infos(), m, newNaming(arch, has(d))); err != nil {
+		return nil, nil, nil, m, errors.Join(err, d.Close())
 	}
-	want, err := parseObject(edited)
-	if err != nil {
-		return err
-	}
-	if present(got.get("quantization_config")) {
-		return violation("", "config.json", "it has a quantization_config: vllm-ascend goes by %s alone", descriptionName)
-	}
-	for _, key := range []string{"dtype", "torch_dtype"} {
-		if v := got.get(key); v != nil && string(v) != `"bfloat16"` {
-			return violation("", "config.json", "%s is %s: scales of another type than bfloat16 crash the int8 kernels", key, v)
-		}
-	}
-	return sameMembers(want, got)
+	return d, weights, config, m, nil
 }
 
-// sameMembers compares two configurations but for dtypes and the version of the
-// program that wrote them.
-func sameMembers(want, got object) error {
-	free := []string{"dtype", "torch_dtype", "transformers_version", "quantization_config", "_name_or_path"}
-	for _, m := range want {
-		if slices.Contains(free, m.key) {
-			continue
-		}
-		v := got.get(m.key)
-		if v == nil {
-			return violation("", "config.json", "%q is missing; the source has %s", m.key, compact(m.value))
-		}
-		if !sameJSON(v, m.value) {
-			return violation("", "config.json", "%q is %s; the source has %s", m.key, compact(v), compact(m.value))
-		}
-	}
-	for _, m := range got {
-		if !slices.Contains(free, m.key) && want.get(m.key) == nil {
-			return violation("", "config.json", "%q is not in the source's", m.key)
-		}
-	}
-	return nil
+func has(d *tensor.Dir) func(name string) bool {
+	return func(name string) bool { _, ok := d.Info(name); return ok }
 }
 
-// copies: the files that turn text into tokens are the source's, to the byte.
-func (c *checker) copies(ctx context.Context) error {
-	files, err := listSource(c.srcDir)
-	if err != nil {
+// directory is what a format is recognised by.
+type directory struct {
+	names  []string // of its files
+	method string   // quant_method; empty without one, or without a configuration
+	fp4    bool     // the source has FP4 weights
+}
+
+func isAscend(d directory) bool     { return slices.Contains(d.names, descriptionName) }
+func isCompressed(d directory) bool { return d.method == "compressed-tensors" }
+func isFP8Block(d directory) bool   { return d.method == "fp8" && !d.fp4 }
+func isFP8(d directory) bool        { return d.method == "fp8" && d.fp4 }
+func isBF16(directory) bool         { return true }
+
+// recognise finds the format of the destination, and the record of ours if there is one.
+func (c *checker) recognise() error {
+	names, err := fileNames(c.dstDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	for _, f := range files {
-		if f.left != "" || !aboutText(f.name) {
-			continue
-		}
-		want, err := digestFile(ctx, filepath.Join(c.srcDir, f.name))
-		if err != nil {
-			return err
-		}
-		got, err := digestFile(ctx, filepath.Join(c.dstDir, f.name))
-		if errors.Is(err, os.ErrNotExist) {
-			return violation("", f.name, "missing: the source has it")
-		}
-		if err != nil {
-			return err
-		}
-		if got.SHA256 != want.SHA256 {
-			return violation("", f.name, "differs from the source's")
+	d := directory{names: names, fp4: slices.ContainsFunc(c.weights, func(w *weight) bool { return w.enc == fp4Code })}
+	if b, err := os.ReadFile(filepath.Join(c.dstDir, "config.json")); err == nil {
+		if m, err := parseConfig(b); err == nil { // a broken one breaks a rule later
+			d.method, c.dstModel = m.Quant.Method, m
 		}
 	}
-	return nil
+	for _, f := range formatTable() {
+		if f.recognise(d) {
+			c.format, c.report.Format = f, f.name
+			return nil
+		}
+	}
+	return errors.New("it holds no format that is known")
 }
 
-// aboutText reports whether a file takes part in turning text into tokens and back.
-func aboutText(name string) bool {
-	for _, pattern := range []string{"tokenizer*", "vocab*", "merges.txt", "chat_template*", "special_tokens_map.json",
-		"added_tokens.json", "generation_config.json", "*.model", "*.tiktoken"} {
-		if matches(pattern, name) {
-			return true
-		}
+// String is one line for people.
+func (r *CheckReport) String() string {
+	if r.Violation != nil {
+		return fmt.Sprintf("%s: broken: %v", r.Format, r.Violation)
 	}
-	return false
-}
-
-// recorded: where the destination has a record of ours, it is of this source and
-// its files are as they were written.
-func (c *checker) recorded(ctx context.Context) error {
-	if c.foreign {
-		return nil
+	s := fmt.Sprintf("%s: %d tensors accounted for (%d quantised), %d elements within their bounds", r.Format, r.Tensors, r.Quantised, r.Elements)
+	if r.WorstTensor != "" {
+		s += fmt.Sprintf(", worst SQNR %.2f dB (%s)", r.WorstSQNR, r.WorstTensor)
 	}
-	rec, err := ReadRecord(c.dstDir)
-	if err != nil {
-		return violation("", recordName, "%v", err)
+	if r.Base != nil {
+		s += fmt.Sprintf(", %.1f %% of the fine-tune kept", 100*r.Base.Kept)
 	}
-	if err := rec.verify(ctx, c.dstDir); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return violation("", recordName, "%v", err)
-	}
-	files, err := listSource(c.srcDir)
-	if err != nil {
-		return err
-	}
-	digest, err := (&conversion{src: c.srcDir, files: files, weights: c.src}).sourceDigest(ctx)
-	if err != nil {
-		return err
-	}
-	if digest != rec.SourceDigest {
-		return violation("", recordName, "it is the record of another source: digest %s, not %s", rec.SourceDigest, digest)
-	}
-	c.report.Recorded = true
-	return nil
-}
-
-// bounds: every element decodes to within what its format's rounding can cost.
-func (c *checker) bounds(ctx context.Context) error {
-	pairs := slices.Concat(c.floats, c.quantised)
-	found := make([]deviation, len(pairs))
-	err := inOrder(ctx, len(pairs), runtime.GOMAXPROCS(0), func(i int) error {
-		if pairs[i].to.DType == tensor.I8 {
-			return c.boundInt8(pairs[i], &found[i])
-		}
-		return c.boundFloat(pairs[i], &found[i])
-	})
-	for i, e := range found {
-		c.report.Elements += pairs[i].from.Elements()
-		if e.noise > 0 && (c.report.WorstTensor == "" || e.sqnr() < c.report.WorstSQNR) {
-			c.report.WorstSQNR, c.report.WorstTensor = e.sqnr(), pairs[i].from.Name
-		}
-	}
-	return err
+	return s
 }

@@ -3,6 +3,7 @@ package convert
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,19 +15,25 @@ const partialMark = ".partial-"
 
 // partial is a directory being written beside its destination.
 type partial struct {
-	dir   string
-	final string
-	hold  *os.File
+	dir     string
+	final   string
+	hold    *os.File
+	journal *journal
 }
 
-// newPartial removes what killed conversions to the same destination left and
-// makes a directory that this process holds.
-func newPartial(final string) (*partial, error) {
+// newPartial takes up what a killed conversion of this identity to the same
+// destination left, removes what others left, or makes a directory. Either way
+// this process holds it.
+func newPartial(final, identity string) (*partial, error) {
 	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
 		return nil, fmt.Errorf("make destination: %w", err)
 	}
-	if err := sweepPartials(final); err != nil {
-		return nil, fmt.Errorf("remove what a killed conversion left: %w", err)
+	p, err := takeUp(final, identity)
+	if err != nil {
+		return nil, fmt.Errorf("look at what a killed conversion left: %w", err)
+	}
+	if p != nil {
+		return p, nil
 	}
 	// Another process may sweep the directory before it is locked: then there is a next one.
 	for range 10 {
@@ -35,15 +42,50 @@ func newPartial(final string) (*partial, error) {
 			return nil, fmt.Errorf("make destination: %w", err)
 		}
 		if hold, ok := lockDir(dir); ok {
-			return &partial{dir: dir, final: final, hold: hold}, os.Chmod(dir, 0o755)
+			p := &partial{dir: dir, final: final, hold: hold}
+			err := os.Chmod(dir, 0o755)
+			if err == nil {
+				p.journal, err = createJournal(dir, identity)
+			}
+			if err != nil {
+				return nil, errors.Join(err, p.abort())
+			}
+			return p, nil
 		}
 	}
 	return nil, fmt.Errorf("make destination: cannot hold a directory beside %s: another process removes it", final)
 }
 
+// takeUp finds the partial directory of this conversion, and removes those of
+// others that no living process holds.
+func takeUp(final, identity string) (found *partial, err error) {
+	err = eachPartial(final, func(dir string, hold *os.File) error {
+		if found == nil {
+			j, err := reopenJournal(dir, identity)
+			if err != nil {
+				return errors.Join(err, hold.Close())
+			}
+			if j != nil {
+				found = &partial{dir: dir, final: final, hold: hold, journal: j}
+				return nil
+			}
+		}
+		return errors.Join(os.RemoveAll(dir), hold.Close())
+	})
+	return found, err
+}
+
 // sweepPartials removes the partial directories of a destination that no living
 // process holds.
 func sweepPartials(final string) error {
+	return eachPartial(final, func(dir string, hold *os.File) error {
+		return errors.Join(os.RemoveAll(dir), hold.Close())
+	})
+}
+
+// eachPartial calls f with each partial directory of a destination that could be
+// locked, and the lock, which is f's.
+func eachPartial(final string, f func(dir string, hold *os.File) error) error {
 	entries, err := os.ReadDir(filepath.Dir(final))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -57,7 +99,7 @@ func sweepPartials(final string) error {
 		}
 		dir := filepath.Join(filepath.Dir(final), e.Name())
 		if hold, ok := lockDir(dir); ok {
-			if err := errors.Join(os.RemoveAll(dir), hold.Close()); err != nil {
+			if err := f(dir, hold); err != nil {
 				return err
 			}
 		}
@@ -91,13 +133,22 @@ func (p *partial) commit() error {
 	if err := os.Rename(p.dir, p.final); err != nil {
 		return fmt.Errorf("name the destination: %w", err)
 	}
-	return errors.Join(p.hold.Close(), syncPath(filepath.Dir(p.final)))
+	return errors.Join(p.leave(), syncPath(filepath.Dir(p.final)))
 }
 
-// abort removes the directory. The lock may be gone already: that is no error.
+// leave ends the hold on the directory and keeps what is in it.
+func (p *partial) leave() error {
+	var err error
+	if p.journal != nil {
+		err = p.journal.f.Close()
+	}
+	return errors.Join(err, p.hold.Close())
+}
+
+// abort removes the directory. Lock and journal may be closed already: that is no error.
 func (p *partial) abort() error {
 	err := os.RemoveAll(p.dir)
-	if closing := p.hold.Close(); !errors.Is(closing, os.ErrClosed) {
+	if closing := p.leave(); !errors.Is(closing, os.ErrClosed) {
 		err = errors.Join(err, closing)
 	}
 	return err
@@ -113,11 +164,19 @@ func syncPath(path string) error {
 
 // writeNew writes a file that is not there yet, and puts it on disk.
 func writeNew(path string, data []byte) error {
+	return writeWith(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// writeWith is writeNew for what is written piece by piece.
+func writeWith(path string, write func(w io.Writer) error) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	err = write(f)
 	if err == nil {
 		err = f.Sync()
 	}

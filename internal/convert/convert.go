@@ -20,15 +20,13 @@ import (
 // which must not exist, be empty, or hold this very conversion, complete: then
 // that is its result. The other files of a model are copied along. A *Violation
 // is a model that cannot be converted faithfully; any other error is of the
-// options, the source's form, or the environment. In no case of error does dst appear.
+// options, the source's form, or the environment. In no case of error does dst
+// appear. What a killed or cancelled conversion has written stays beside it, and
+// the same call takes it up.
 func Convert(ctx context.Context, src, dst, format string, o Options) (*Report, error) {
-	o, err := o.complete(format)
+	c, err := begin(src, format, o)
 	if err != nil {
-		return nil, fmt.Errorf("convert: %w", err)
-	}
-	c := &conversion{src: src, format: format, options: o}
-	if err := c.open(); err != nil {
-		return nil, fmt.Errorf("convert %s: %w", src, err)
+		return nil, err
 	}
 	defer c.weights.Close()
 	rep, err := c.into(ctx, dst)
@@ -39,30 +37,38 @@ func Convert(ctx context.Context, src, dst, format string, o Options) (*Report, 
 }
 
 // complete checks the options and fills in the defaults.
-func (o Options) complete(format string) (Options, error) {
-	if !slices.Contains(Formats(), format) {
-		return o, fmt.Errorf("no format %q: there are %v", format, Formats())
-	}
+func (o Options) complete(f format) (Options, error) {
 	if o.Rounding == "" {
 		o.Rounding = Compatible
-	}
-	if o.Rounding != Compatible && o.Rounding != Exact {
-		return o, fmt.Errorf("no rounding %q: there are %s and %s", o.Rounding, Compatible, Exact)
 	}
 	if o.Naming == "" {
 		o.Naming = HuggingFace
 	}
-	if o.Naming != HuggingFace && (o.Naming != MSModelSlim || format != W8A8Ascend) {
-		return o, fmt.Errorf("no naming %q for %s", o.Naming, format)
+	if o.Scales == "" {
+		o.Scales = f.scales
 	}
 	if o.ShardSize == 0 {
 		o.ShardSize = 4 << 30
 	}
-	if o.ShardSize < 0 || o.Workers < 0 {
-		return o, errors.New("shard size and workers cannot be negative")
-	}
 	if o.Workers == 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Memory == 0 {
+		o.Memory = 256 << 20
+	}
+	switch {
+	case o.Rounding != Compatible && o.Rounding != Exact:
+		return o, fmt.Errorf("no rounding %q: there are %s and %s", o.Rounding, Compatible, Exact)
+	case o.Rounding != Compatible && !f.int8:
+		return o, fmt.Errorf("rounding %s is of the int8 formats; %s has one rounding", o.Rounding, f.name)
+	case o.Naming != HuggingFace && (o.Naming != MSModelSlim || f.name != W8A8Ascend):
+		return o, fmt.Errorf("no naming %q for %s", o.Naming, f.name)
+	case o.Scales != "" && !f.fp8:
+		return o, fmt.Errorf("scales %s: the type of scales can be chosen for %s and %s, not for %s", o.Scales, FP8Block, FP8, f.name)
+	case o.Scales != "" && o.Scales != ScalesF32 && o.Scales != ScalesE8M0:
+		return o, fmt.Errorf("no scales %q: there are %s and %s", o.Scales, ScalesF32, ScalesE8M0)
+	case o.ShardSize < 0 || o.Workers < 0 || o.Memory < 0:
+		return o, errors.New("shard size, workers and memory cannot be negative")
 	}
 	return o, nil
 }
@@ -70,19 +76,37 @@ func (o Options) complete(format string) (Options, error) {
 // conversion is one on its way: the source, opened, and what is to be done with it.
 type conversion struct {
 	src     string
-	format  string
+	format  format
 	options Options
 
-	files   []sourceFile
+	sources []sourceFile
 	config  []byte
 	model   modelConfig
 	weights *tensor.Dir
 	steps   []step
+	files   []fileLayout
+	budget  budget
+}
+
+// begin opens a source and plans its conversion.
+func begin(src, format string, o Options) (*conversion, error) {
+	f, err := findFormat(format)
+	if err != nil {
+		return nil, fmt.Errorf("convert: %w", err)
+	}
+	if o, err = o.complete(f); err != nil {
+		return nil, fmt.Errorf("convert: %w", err)
+	}
+	c := &conversion{src: src, format: f, options: o}
+	if err := c.open(); err != nil {
+		return nil, fmt.Errorf("convert %s: %w", src, err)
+	}
+	return c, nil
 }
 
 // open reads the source's configuration and headers and plans every tensor.
 func (c *conversion) open() (err error) {
-	if c.files, err = listSource(c.src); err != nil {
+	if c.sources, err = listSource(c.src); err != nil {
 		return err
 	}
 	if c.config, err = os.ReadFile(filepath.Join(c.src, "config.json")); err != nil {
@@ -91,20 +115,50 @@ func (c *conversion) open() (err error) {
 	if c.model, err = parseConfig(c.config); err != nil {
 		return err
 	}
-	if c.model.quantised() {
-		return violation("source", "config.json", "it has a quantization_config: the weights are quantised already; give the float model")
+	if err := c.model.Quant.readable(); err != nil {
+		return err
 	}
 	if c.weights, err = tensor.OpenDir(c.src); err != nil {
 		return err
 	}
-	err = c.checkTied()
-	if err == nil {
-		c.steps, err = plan(c.weights.Infos(), c.model, c.format, c.options.Keep)
-	}
-	if err != nil {
+	if err := c.planAll(); err != nil {
 		return errors.Join(err, c.weights.Close())
 	}
 	return nil
+}
+
+// planAll decides the fate of every weight and the place of every output.
+func (c *conversion) planAll() error {
+	if err := c.checkTied(); err != nil {
+		return err
+	}
+	arch, known, err := findArchitecture(c.model.ModelType)
+	if err != nil {
+		return err
+	}
+	has := func(name string) bool { _, ok := c.weights.Info(name); return ok }
+	names := newNaming(arch, has)
+	rename, err := names.translate(c.options.Layout, c.model.ModelType)
+	if err != nil {
+		return err
+	}
+	weights, err := pairs(c.weights.Infos(), c.model, names)
+	if err != nil {
+		return err
+	}
+	p := &planner{format: c.format, arch: arch, known: known, model: c.model, weights: weights, keep: c.options.Keep,
+		scales: c.options.Scales, round: c.options.Rounding, rename: rename}
+	if c.steps, err = p.plan(); err != nil {
+		return err
+	}
+	if c.files, err = c.format.place(c, c.steps); err != nil {
+		return err
+	}
+	if len(c.files) == 0 {
+		return violation("complete", "", "the source has no tensors")
+	}
+	c.budget, err = newBudget(c.steps, c.options)
+	return err
 }
 
 // checkTied refuses a model that says its output head is its embedding, and has
@@ -119,9 +173,9 @@ func (c *conversion) checkTied() error {
 	if e.DType != h.DType || !slices.Equal(e.Shape, h.Shape) {
 		return violation("tied", head, "config.json has tie_word_embeddings, but its type or shape is not that of %s", embedding)
 	}
-	a, b := make([]byte, bandBytes), make([]byte, bandBytes)
-	for off := int64(0); off < e.Size; off += bandBytes {
-		n := min(bandBytes, e.Size-off)
+	a, b := make([]byte, bandElements), make([]byte, bandElements)
+	for off := int64(0); off < e.Size; off += bandElements {
+		n := min(bandElements, e.Size-off)
 		if err := errors.Join(c.weights.ReadAt(embedding, a[:n], off), c.weights.ReadAt(head, b[:n], off)); err != nil {
 			return err
 		}
@@ -147,24 +201,31 @@ func (c *conversion) into(ctx context.Context, dst string) (*Report, error) {
 		if err != nil {
 			return nil, fmt.Errorf("destination %s is not empty: %w; name another or remove it", dst, err)
 		}
-		return rep, nil
+		return rep, sweepPartials(dst)
 	}
-	p, err := newPartial(dst)
+	identity, err := c.identity()
 	if err != nil {
 		return nil, err
 	}
-	rep, err := c.build(ctx, p.dir)
+	p, err := newPartial(dst, identity)
+	if err != nil {
+		return nil, err
+	}
+	rep, err := c.build(ctx, p)
 	if err == nil {
 		err = p.commit()
 	}
-	if err != nil {
-		return nil, errors.Join(err, p.abort())
+	switch {
+	case err == nil:
+		return rep, nil
+	case ctx.Err() != nil:
+		return nil, errors.Join(err, p.leave())
 	}
-	return rep, nil
+	return nil, errors.Join(err, p.abort())
 }
 
-// build fills an empty directory, the record last.
-func (c *conversion) build(ctx context.Context, dir string) (*Report, error) {
+// build fills a partial directory, the record last.
+func (c *conversion) build(ctx context.Context, p *partial) (*Report, error) {
 	before, err := c.stat()
 	if err != nil {
 		return nil, err
@@ -175,14 +236,16 @@ func (c *conversion) build(ctx context.Context, dir string) (*Report, error) {
 		rep.SourceDigest, err = c.sourceDigest(gctx)
 		return err
 	})
-	g.Go(func() (err error) {
-		rep.Tensors, err = c.writeWeights(gctx, dir)
-		return err
+	g.Go(func() error {
+		return c.writeWeights(gctx, p, rep)
 	})
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	if err := c.writeSmall(ctx, dir, rep); err != nil {
+	if err := c.clean(p.dir); err != nil {
+		return nil, err
+	}
+	if err := c.format.small(ctx, c, p.dir, rep); err != nil {
 		return nil, err
 	}
 	after, err := c.stat()
@@ -192,19 +255,35 @@ func (c *conversion) build(ctx context.Context, dir string) (*Report, error) {
 	if before != after {
 		return nil, errors.New("the source changed while it was read: begin again when nothing writes to it")
 	}
-	rep.Totals = total(rep.Tensors)
-	return rep, c.seal(ctx, dir, rep)
+	return rep, c.seal(ctx, p.dir, rep)
+}
+
+// clean removes what an earlier, killed process wrote after the weights: it is
+// written again.
+func (c *conversion) clean(dir string) error {
+	names, err := fileNames(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(c.files, func(f fileLayout) bool { return f.name == n }) && n != journalName {
+			if err := os.RemoveAll(filepath.Join(dir, n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // report is what is known before any data has moved.
 func (c *conversion) report() *Report {
 	a, _, _ := findArchitecture(c.model.ModelType)
 	ignored := slices.Concat(a.Drop, a.Float32)
-	if c.format == W8A8Ascend {
+	if c.format.int8 || c.format.name == FP8Block {
 		ignored = append(ignored, a.Float...)
 	}
 	return &Report{
-		Version: recordVersion, Format: c.format, Rounding: c.options.Rounding, Naming: c.options.Naming,
+		Version: recordVersion, Format: c.format.name, Rounding: c.options.Rounding, Naming: c.options.Naming, Layout: c.options.Layout, Scales: c.options.Scales,
 		ShardSize: c.options.ShardSize, Architecture: c.model.ModelType, Keep: c.options.Keep, Ignored: ignored,
 	}
 }
@@ -212,7 +291,7 @@ func (c *conversion) report() *Report {
 // stat sums up sizes and times of the source's files.
 func (c *conversion) stat() (string, error) {
 	var b bytes.Buffer
-	for _, f := range c.files {
+	for _, f := range c.sources {
 		st, err := os.Stat(filepath.Join(c.src, f.name))
 		if err != nil {
 			return "", fmt.Errorf("read source: %w", err)
@@ -229,7 +308,7 @@ func (c *conversion) sourceDigest(ctx context.Context) (string, error) {
 		weights[name] = true
 	}
 	var names []string
-	for _, f := range c.files {
+	for _, f := range c.sources {
 		if f.matters(weights) {
 			names = append(names, f.name)
 		}
@@ -238,44 +317,11 @@ func (c *conversion) sourceDigest(ctx context.Context) (string, error) {
 	return FilesDigest(files), err
 }
 
-// writeSmall writes what is not weights, and lists every file of the source.
-func (c *conversion) writeSmall(ctx context.Context, dir string, rep *Report) error {
-	for _, f := range c.files {
-		r := FileReport{Name: f.name, Action: "copied", Size: f.size, Reason: f.left}
-		var err error
-		switch {
-		case slices.Contains(c.weights.Files(), f.name):
-			r.Action, r.Reason = "converted", ""
-		case f.left != "":
-			r.Action = "left"
-		case f.name == "config.json":
-			var text []byte
-			if text, err = editConfig(c.config); err == nil {
-				if !bytes.Equal(text, c.config) {
-					r.Action = "edited"
-				}
-				err = writeNew(filepath.Join(dir, f.name), text)
-			}
-		default:
-			err = copyFile(ctx, filepath.Join(c.src, f.name), filepath.Join(dir, f.name))
-		}
-		if err != nil {
-			return err
-		}
-		rep.Files = append(rep.Files, r)
-	}
-	if c.format != W8A8Ascend {
-		return nil
-	}
-	text, err := describe(c.steps).encode()
-	if err != nil {
-		return err
-	}
-	return writeNew(filepath.Join(dir, descriptionName), text)
-}
-
 // seal hashes what was written and writes the record.
 func (c *conversion) seal(ctx context.Context, dir string, rep *Report) error {
+	if err := os.Remove(filepath.Join(dir, journalName)); err != nil {
+		return err
+	}
 	names, err := fileNames(dir)
 	if err != nil {
 		return err
@@ -302,6 +348,6 @@ func (c *conversion) seal(ctx context.Context, dir string, rep *Report) error {
 // tell reports progress in megabytes of source read.
 func (c *conversion) tell(done, all int64, name string) {
 	c.options.Progress.Report(progress.Update{
-		Stage: "convert", Done: float64(done) / 1e6, Total: float64(all) / 1e6, Unit: "MB", Note: c.format + ": " + name,
+		Stage: "convert", Done: float64(done) / 1e6, Total: float64(all) / 1e6, Unit: "MB", Note: c.format.name + ": " + name,
 	})
 }

@@ -26,6 +26,11 @@ const (
 	qwenMoE  = "testdata/golden/qwen3-moe"
 )
 
+// ofFloat are the formats that a float model can be converted to.
+func ofFloat() []string {
+	return slices.DeleteFunc(convert.Formats(), func(f string) bool { return f == convert.FP8 || strings.HasPrefix(f, "gguf") })
+}
+
 // listing maps every file of a directory to its content.
 func listing(t *testing.T, dir string) map[string]string {
 	t.Helper()
@@ -92,7 +97,7 @@ func setFloat(t tensor.Tensor, i int, v float32) {
 
 func TestDeepSeekConvertsAndChecks(t *testing.T) {
 	for _, src := range []string{deepseek, qwenMoE} {
-		for _, format := range convert.Formats() {
+		for _, format := range ofFloat() {
 			t.Run(filepath.Base(src)+"/"+format, func(t *testing.T) {
 				dst, rep := mustConvert(t, src, format, convert.Options{})
 				check, err := convert.Check(context.Background(), src, dst)
@@ -106,12 +111,11 @@ func TestDeepSeekConvertsAndChecks(t *testing.T) {
 				if math.Abs(check.WorstSQNR-rep.Totals.WorstSQNR) > 1e-9 || check.WorstTensor != rep.Totals.WorstTensor {
 					t.Errorf("check measured %v (%s), the conversion %v (%s)", check.WorstSQNR, check.WorstTensor, rep.Totals.WorstSQNR, rep.Totals.WorstTensor)
 				}
-				low, high := 50.0, 60.0 // bfloat16: 8 bits of mantissa
-				if format == convert.W8A8Ascend {
-					low, high = 35, 50
-				}
-				if w := rep.Totals.WorstSQNR; w < low || w > high {
-					t.Errorf("worst SQNR %v dB, want %v to %v", w, low, high)
+				usual := map[string][2]float64{ // dB
+					convert.BF16: {50, 60}, convert.W8A8Ascend: {35, 50}, convert.W8A8Compressed: {35, 50}, convert.FP8Block: {28, 34},
+				}[format]
+				if w := rep.Totals.WorstSQNR; w < usual[0] || w > usual[1] {
+					t.Errorf("worst SQNR %v dB, want %v", w, usual)
 				}
 				for _, r := range rep.Tensors {
 					if r.MaxAbsError > r.Bound || r.Action == convert.Dropped || len(r.Outputs) == 0 || r.Reason == "" {
@@ -138,7 +142,7 @@ func TestRouterBiasStaysFloat32(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, format := range convert.Formats() {
+	for _, format := range ofFloat() {
 		dst, _ := mustConvert(t, deepseek, format, convert.Options{})
 		d, err := tensor.OpenDir(dst)
 		if err != nil {
@@ -348,16 +352,38 @@ func TestDestination(t *testing.T) {
 	}
 }
 
-func TestCancelLeavesNothing(t *testing.T) {
-	for _, format := range convert.Formats() {
+// TestCancelledConversionIsTakenUp: what was done is kept beside the destination,
+// and the next call ends with the files of an undisturbed one, and nothing else.
+func TestCancelledConversionIsTakenUp(t *testing.T) {
+	for _, format := range ofFloat() {
+		want, _ := mustConvert(t, deepseek, format, convert.Options{})
 		parent := t.TempDir()
+		dst := filepath.Join(parent, "out")
 		ctx, cancel := context.WithCancel(context.Background())
-		o := convert.Options{Workers: 1, Progress: func(progress.Update) { cancel() }}
-		_, err := convert.Convert(ctx, deepseek, filepath.Join(parent, "out"), format, o)
+		n := 0
+		o := convert.Options{Workers: 1, Progress: func(progress.Update) {
+			if n++; n == 30 {
+				cancel()
+			}
+		}}
+		_, err := convert.Convert(ctx, deepseek, dst, format, o)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", format, err)
 		}
-		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 0 {
+		if _, err := os.Stat(dst); err == nil {
+			t.Errorf("%s: the destination is there", format)
+		}
+		rep, err := convert.Convert(context.Background(), deepseek, dst, format, convert.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rep.Resumed == 0 {
+			t.Errorf("%s: nothing was taken over", format)
+		}
+		if diff := cmp.Diff(listing(t, want), listing(t, dst)); diff != "" {
+			t.Errorf("%s differs from an undisturbed run's", format)
+		}
+		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
 			t.Errorf("%s: left behind %v, %v", format, entries, err)
 		}
 	}

@@ -27,6 +27,10 @@ func decoderOf(d tensor.DType) (decoder, error) {
 		return decoder{2, decodeF16}, nil
 	case tensor.I8:
 		return decoder{1, decodeI8}, nil
+	case tensor.F8_E4M3:
+		return decoder{1, decodeE4M3}, nil
+	case tensor.F8_E8M0:
+		return decoder{1, decodeE8M0}, nil
 	}
 	return decoder{}, fmt.Errorf("%s is not checked", d)
 }
@@ -75,24 +79,7 @@ func decodeI8(b []byte) float64 {
 
 // elements is what a decoder reads from.
 type elements interface {
-	Info(name string) (tensor.Info, bool)
 	ReadAt(name string, p []byte, off int64) error
-}
-
-// window decodes n elements of a tensor from element first on.
-func window(from elements, info tensor.Info, first, n int64, raw []byte, out []float64) ([]byte, []float64, error) {
-	d, err := decoderOf(info.DType)
-	if err != nil {
-		return raw, out, fmt.Errorf("tensor %q: %w", info.Name, err)
-	}
-	raw, out = grow(raw, n*int64(d.width)), grow(out, n)
-	if err := from.ReadAt(info.Name, raw, first*int64(d.width)); err != nil {
-		return raw, out, err
-	}
-	for i := range out {
-		out[i] = d.decode(raw[i*d.width:])
-	}
-	return raw, out, nil
 }
 
 // bf16HalfStep is half the distance of bfloat16 values around x, from the
@@ -100,4 +87,11 @@ func window(from elements, info tensor.Info, first, n int64, raw []byte, out []f
 func bf16HalfStep(x float64) float64 {
 	_, e := math.Frexp(x) // |x| = f × 2^e with f in [0.5, 1)
 	return math.Ldexp(1, max(e-9, -134))
+}
+
+// e4m3HalfStep is half the distance of E4M3 values around x: a sixteenth of the
+// power of two below, 2^-10 among subnormals.
+func e4m3HalfStep(x float64) float64 {
+	_, e := math.Frexp(x)
+	return math.Ldexp(1, max(e-5, -10))
 }

@@ -1,9 +1,10 @@
 package convert
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 )
 
@@ -21,14 +22,18 @@ type description []described
 type described struct{ tensor, kind string }
 
 func describe(steps []step) description {
-	var d description
-	for _, s := range steps {
+	n := 0
+	for i := range steps {
+		n += len(steps[i].slots)
+	}
+	d := make(description, 0, n)
+	for i := range steps {
 		kind := typeFloat
-		if s.action == Quantised {
+		if steps[i].action == Quantised {
 			kind = typeDynamic
 		}
-		for _, o := range s.outputs {
-			d = append(d, described{o.Name, kind})
+		for _, o := range steps[i].slots {
+			d = append(d, described{o.name, kind})
 		}
 	}
 	return d
@@ -44,19 +49,19 @@ func (d description) modelType() string {
 
 // encode writes the file as msmodelslim 26.1.0 lays it out: every tensor, then
 // what concerns the whole.
-func (d description) encode() ([]byte, error) {
-	var b bytes.Buffer
+func (d description) encode(w io.Writer) error {
+	b := bufio.NewWriter(w)
 	b.WriteString("{\n")
 	for _, e := range d {
 		name, err := json.Marshal(e.tensor)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		fmt.Fprintf(&b, "    %s: %q,\n", name, e.kind)
+		fmt.Fprintf(b, "    %s: %q,\n", name, e.kind)
 	}
-	fmt.Fprintf(&b, "    \"version\": \"1.0.0\",\n    \"model_quant_type\": %q,\n"+
+	fmt.Fprintf(b, "    \"version\": \"1.0.0\",\n    \"model_quant_type\": %q,\n"+
 		"    \"metadata\": {},\n    \"group_size\": 0,\n    \"optional\": {}\n}", d.modelType())
-	return b.Bytes(), nil
+	return b.Flush() // with the first error of any write
 }
 
 // parseDescription reads anybody's: the types by tensor, and model_quant_type.

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -27,6 +28,29 @@ func infos(d tensor.DType, names ...string) []tensor.Info {
 	return out
 }
 
+// plan plans a source of these tensors.
+func plan(infos []tensor.Info, m modelConfig, format string, keep []string) ([]step, error) {
+	f, err := findFormat(format)
+	if err != nil {
+		return nil, err
+	}
+	arch, known, err := findArchitecture(m.ModelType)
+	if err != nil {
+		return nil, err
+	}
+	names := newNaming(arch, func(string) bool { return false })
+	weights, err := pairs(infos, m, names)
+	if err != nil {
+		return nil, err
+	}
+	rename, err := names.translate(AsSource, m.ModelType)
+	if err != nil {
+		return nil, err
+	}
+	p := &planner{format: f, arch: arch, known: known, model: m, weights: weights, keep: keep, scales: f.scales, round: Compatible, rename: rename}
+	return p.plan()
+}
+
 // TestDescriptionEqualsMsmodelslims plans the source that a description of
 // msmodelslim's tells of, and describes the plan.
 func TestDescriptionEqualsMsmodelslims(t *testing.T) {
@@ -34,11 +58,11 @@ func TestDescriptionEqualsMsmodelslims(t *testing.T) {
 		"qwen3":     "testdata/msmodelslim-26.1.0/qwen3/full-tiny/quant_model_description.json",
 		"qwen3_moe": "testdata/msmodelslim-26.1.0/qwen3moe/quant_model_description.json",
 	} {
-		b, err := os.ReadFile(file)
+		theirs, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, wantType, err := parseDescription(b)
+		want, wantType, err := parseDescription(theirs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,10 +76,11 @@ func TestDescriptionEqualsMsmodelslims(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := describe(steps).encode()
-		if err != nil {
+		var b bytes.Buffer
+		if err := describe(steps).encode(&b); err != nil {
 			t.Fatal(err)
 		}
+		text := b.Bytes()
 		got, gotType, err := parseDescription(text)
 		if err != nil {
 			t.Fatal(err)
@@ -87,8 +112,8 @@ func TestPlanOfDeepSeek(t *testing.T) {
 	got := map[string]string{}
 	var order []string
 	for _, s := range steps {
-		got[s.source.Name] = string(s.action) + " " + s.to.String()
-		order = append(order, s.source.Name)
+		got[s.weight.stored.Name] = string(s.action) + " " + s.to()
+		order = append(order, s.weight.stored.Name)
 	}
 	want := map[string]string{
 		"model.embed_tokens.weight": "cast BF16", "lm_head.weight": "cast BF16", "model.norm.weight": "cast BF16",
@@ -97,7 +122,7 @@ func TestPlanOfDeepSeek(t *testing.T) {
 		l1 + "self_attn.kv_b_proj.weight": "cast BF16", l1 + "self_attn.o_proj.weight": "quantised I8",
 		l1 + "mlp.gate.weight": "cast BF16", l1 + "mlp.gate.e_score_correction_bias": "copied F32",
 		l1 + "mlp.experts.10.down_proj.weight": "quantised I8", l1 + "mlp.experts.2.down_proj.weight": "quantised I8",
-		l1 + "mlp.shared_experts.up_proj.weight": "quantised I8", l1 + "self_attn.rotary_emb.inv_freq": "dropped no dtype",
+		l1 + "mlp.shared_experts.up_proj.weight": "quantised I8", l1 + "self_attn.rotary_emb.inv_freq": "dropped ",
 		"model.layers.2.eh_proj.weight": "cast BF16", "model.layers.2.mlp.experts.0.down_proj.weight": "cast BF16", "model.layers.2.shared_head.norm.weight": "cast BF16",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -121,8 +146,8 @@ func TestPlanRefuses(t *testing.T) {
 	}{
 		"a tensor without a rule":    {infos(tensor.F32, l0+"self_attn.indexer.wq.weight"), m, nil, "complete", l0 + "self_attn.indexer.wq.weight"},
 		"an odd tensor":              {infos(tensor.F32, "model.layers.0.alpha"), m, nil, "complete", "model.layers.0.alpha"},
-		"a type that is no float":    {infos(tensor.F8_E4M3, l0+"mlp.gate.weight"), m, nil, "dtype", l0 + "mlp.gate.weight"},
-		"a scale of another format":  {infos(tensor.F32, l0+"self_attn.q_proj.weight_scale_inv"), m, nil, "complete", l0 + "self_attn.q_proj.weight_scale_inv"},
+		"a type that is no float":    {infos(tensor.F8_E4M3, l0+"mlp.gate.weight"), m, nil, "scale", l0 + "mlp.gate.weight"},
+		"a scale without a weight":   {infos(tensor.F32, l0+"self_attn.q_proj.weight_scale_inv"), m, nil, "complete", l0 + "self_attn.q_proj.weight_scale_inv"},
 		"an unknown architecture":    {infos(tensor.F32, "a.weight"), modelConfig{ModelType: "llama"}, nil, "architecture", "config.json"},
 		"half of q, k, v kept":       {infos(tensor.F32, l0+"self_attn.q_proj.weight", l0+"self_attn.k_proj.weight"), m, []string{"*.k_proj"}, "fused", l0 + "self_attn.q_proj.weight"},
 		"one expert kept":            {infos(tensor.F32, expert("0"), expert("1"), expert("2")), m, []string{"*.experts.1.*"}, "fused", expert("1")},
@@ -160,7 +185,7 @@ func TestShardsPartition(t *testing.T) {
 		var steps []step
 		for i, n := range sizes {
 			info := tensor.Info{Name: string(rune('a' + i)), DType: tensor.I8, Shape: []int64{n}}
-			steps = append(steps, step{source: info, outputs: []tensor.Info{info}})
+			steps = append(steps, step{weight: &weight{stored: &info}, slots: []slot{{output: newOutput(info.Name, tensor.I8, n)}}})
 		}
 		var joined []string
 		for _, s := range shard(steps, most) {
@@ -169,7 +194,7 @@ func TestShardsPartition(t *testing.T) {
 				t.Fatal("an empty file")
 			}
 			for _, x := range s {
-				joined = append(joined, x.source.Name)
+				joined = append(joined, x.weight.stored.Name)
 				size += x.bytes()
 			}
 			if size > most && len(slices.DeleteFunc(slices.Clone(s), func(x step) bool { return x.bytes() == 0 })) > 1 {
@@ -180,7 +205,7 @@ func TestShardsPartition(t *testing.T) {
 			t.Fatalf("%d steps became %d", len(steps), len(joined))
 		}
 		for i, s := range steps {
-			if joined[i] != s.source.Name {
+			if joined[i] != s.weight.stored.Name {
 				t.Fatalf("step %d is %s", i, joined[i])
 			}
 		}

@@ -1,11 +1,13 @@
 package convert
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,22 +28,53 @@ func fileNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// writeRecord writes conversion.json.
+// writeRecord writes conversion.json: what concerns the whole, then one line for
+// each tensor. It is never in memory as a whole: there may be 100,000.
 func writeRecord(dir string, rep *Report) error {
-	text, err := encodeRecord(rep)
+	return writeWith(filepath.Join(dir, recordName), func(f io.Writer) error {
+		w := bufio.NewWriter(f)
+		if err := encodeRecord(w, rep); err != nil {
+			return err
+		}
+		return w.Flush()
+	})
+}
+
+func encodeRecord(w *bufio.Writer, rep *Report) error {
+	head := *rep
+	head.Tensors = nil
+	b, err := marshal(head, " ")
 	if err != nil {
 		return err
 	}
-	return writeNew(filepath.Join(dir, recordName), text)
+	begin, found := bytes.CutSuffix(b, []byte("null\n}"))
+	if !found {
+		return errors.New("the record's tensors are not its last member")
+	}
+	w.Write(begin)
+	w.WriteByte('[')
+	for i := range rep.Tensors {
+		if b, err = marshal(rep.Tensors[i], ""); err != nil {
+			return err
+		}
+		if i > 0 {
+			w.WriteByte(',')
+		}
+		w.WriteString("\n  ")
+		w.Write(b)
+	}
+	_, err = w.WriteString("\n ]\n}\n") // a bufio.Writer remembers the first error
+	return err
 }
 
-func encodeRecord(rep *Report) ([]byte, error) {
+// marshal is JSON without the escapes that HTML needs.
+func marshal(v any, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", " ")
-	err := enc.Encode(rep)
-	return b.Bytes(), err
+	enc.SetIndent("", indent)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // ReadRecord reads the record of a converted directory. That the directory is
@@ -108,7 +141,7 @@ func (c *conversion) reuse(ctx context.Context, dst string) (*Report, error) {
 		return nil, err
 	}
 	want := c.report()
-	same := rep.Format == want.Format && rep.Rounding == want.Rounding && rep.Naming == want.Naming &&
+	same := rep.Format == want.Format && rep.Rounding == want.Rounding && rep.Naming == want.Naming && rep.Layout == want.Layout && rep.Scales == want.Scales &&
 		rep.ShardSize == want.ShardSize && slices.Equal(rep.Keep, want.Keep)
 	if !same {
 		return nil, errors.New("it holds a conversion with other options")

@@ -11,15 +11,6 @@ import (
 	"tarbert/internal/progress"
 )
 
-// The formats that Convert writes.
-const (
-	BF16       = "bf16"
-	W8A8Ascend = "w8a8-ascend"
-)
-
-// Formats lists them.
-func Formats() []string { return []string{BF16, W8A8Ascend} }
-
 // Rounding names the arithmetic of int8 scales and codes.
 type Rounding string
 
@@ -40,16 +31,31 @@ const (
 	MSModelSlim Naming = "msmodelslim"
 )
 
+// Scales is the type of the scales of FP8 blocks.
+type Scales string
+
+const (
+	// ScalesF32 is float32: absmax over 448.
+	ScalesF32 Scales = "float32"
+	// ScalesE8M0 is a power of two in a byte: the next one above.
+	ScalesE8M0 Scales = "ue8m0"
+)
+
 // Options of a conversion. The zero value is the compatible default.
 type Options struct {
-	Rounding Rounding // default Compatible
-	Naming   Naming   // default HuggingFace; bf16 has no other
+	Rounding Rounding // of the int8 formats; default Compatible
+	Naming   Naming   // of files; default HuggingFace; w8a8-ascend alone has another
+	Layout   Layout   // of tensors' names; default the source's
+	Scales   Scales   // of the FP8 formats; default float32 for fp8-block, ue8m0 for fp8
 	// Keep holds patterns of modules left in bfloat16 besides the architecture's own; * is any run of characters.
 	Keep []string
 	// ShardSize is the most bytes of tensors in a file, unless one tensor has more; default 4 GiB.
 	ShardSize int64
 	// Workers is how many bands are converted at once; default one per processor.
-	Workers  int
+	Workers int
+	// Memory is the most bytes the process may take, by the plan's estimate; default
+	// 256 MiB. Fewer workers are used where that keeps to it.
+	Memory   int64
 	Progress progress.Func
 }
 
@@ -58,10 +64,12 @@ type Action string
 
 // The actions. Every source tensor has exactly one.
 const (
-	Quantised Action = "quantised"
-	Cast      Action = "cast"
-	Copied    Action = "copied"
-	Dropped   Action = "dropped"
+	Quantised   Action = "quantised"
+	Dequantised Action = "dequantised"
+	Expanded    Action = "expanded" // FP4 to FP8 of the same values
+	Cast        Action = "cast"
+	Copied      Action = "copied"
+	Dropped     Action = "dropped"
 )
 
 // TensorReport is the fate of one source tensor.
@@ -69,9 +77,9 @@ type TensorReport struct {
 	Name    string   `json:"name"`
 	Action  Action   `json:"action"`
 	Reason  string   `json:"reason"`
-	From    string   `json:"from"`         // dtype
-	To      string   `json:"to,omitempty"` // dtype of the tensor of the same name
-	Shape   []int64  `json:"shape"`
+	From    string   `json:"from"`              // dtype; with its scale's where it has one
+	To      string   `json:"to,omitempty"`      // dtype of the first output
+	Shape   []int64  `json:"shape"`             // of the numbers
 	Outputs []string `json:"outputs,omitempty"` // names, in the file below
 	File    string   `json:"file,omitempty"`
 	// MaxAbsError is the largest |source - decoded output|; Bound the largest
@@ -79,7 +87,14 @@ type TensorReport struct {
 	MaxAbsError float64 `json:"max_abs_error"`
 	Bound       float64 `json:"bound"`
 	// SQNR is 10 log10(Σ w² / Σ error²) in dB; absent where there is no error.
-	SQNR     float64 `json:"sqnr_db,omitempty"`
+	SQNR float64 `json:"sqnr_db,omitempty"`
+	// OtherSQNR is what the other rounding would have given, for int8.
+	OtherSQNR float64 `json:"other_sqnr_db,omitempty"`
+	// Tiles is how many tiles of FP4 were proved to be unchanged in FP8, and Spread
+	// counts them by log2 of the ratio of a tile's largest to its smallest scale; the
+	// last entry is for 15 and more.
+	Tiles    int64   `json:"tiles,omitempty"`
+	Spread   []int64 `json:"spread,omitempty"`
 	BytesIn  int64   `json:"bytes_in"`
 	BytesOut int64   `json:"bytes_out"`
 }
@@ -95,14 +110,22 @@ type FileReport struct {
 
 // Totals sums a conversion up.
 type Totals struct {
-	Tensors   int   `json:"tensors"` // in the source
-	Quantised int   `json:"quantised"`
-	Cast      int   `json:"cast"`
-	Copied    int   `json:"copied"`
-	Dropped   int   `json:"dropped"`
-	Outputs   int   `json:"outputs"` // tensors in the destination
-	BytesIn   int64 `json:"bytes_in"`
-	BytesOut  int64 `json:"bytes_out"`
+	Tensors     int   `json:"tensors"` // in the source; a weight and its scale are one
+	Quantised   int   `json:"quantised"`
+	Dequantised int   `json:"dequantised"`
+	Expanded    int   `json:"expanded"`
+	Cast        int   `json:"cast"`
+	Copied      int   `json:"copied"`
+	Dropped     int   `json:"dropped"`
+	Outputs     int   `json:"outputs"` // tensors in the destination
+	BytesIn     int64 `json:"bytes_in"`
+	BytesOut    int64 `json:"bytes_out"`
+	// Tiles is how many tiles of FP4 were proved to be unchanged in FP8.
+	Tiles int64 `json:"tiles,omitempty"`
+	// CompatibleSQNR and ExactSQNR are those of all int8 weights together, in dB, by
+	// either rounding; the report's Rounding is the one that was written.
+	CompatibleSQNR float64 `json:"compatible_sqnr_db,omitempty"`
+	ExactSQNR      float64 `json:"exact_sqnr_db,omitempty"`
 	// WorstSQNR is the lowest of any tensor in dB, and WorstTensor its name;
 	// absent where nothing lost precision.
 	WorstSQNR   float64 `json:"worst_sqnr_db,omitempty"`
@@ -116,6 +139,8 @@ type Report struct {
 	Format       string         `json:"format"`
 	Rounding     Rounding       `json:"rounding"`
 	Naming       Naming         `json:"naming"`
+	Layout       Layout         `json:"layout,omitempty"`
+	Scales       Scales         `json:"scales,omitempty"`
 	ShardSize    int64          `json:"shard_size"`
 	Architecture string         `json:"architecture"` // model_type
 	Keep         []string       `json:"keep,omitempty"`
@@ -125,11 +150,15 @@ type Report struct {
 	Totals       Totals         `json:"totals"`
 	Files        []FileReport   `json:"files"`
 	Tensors      []TensorReport `json:"tensors"`
+
+	// Resumed is how many bytes of output were taken over, verified, from a
+	// conversion that was killed or cancelled. It is no part of the record.
+	Resumed int64 `json:"-"`
 }
 
 const (
 	recordName    = "conversion.json"
-	recordVersion = 1
+	recordVersion = 2
 )
 
 // Violation is a rule that a model or a conversion breaks.
@@ -171,6 +200,10 @@ func total(tensors []TensorReport) Totals {
 		switch r.Action {
 		case Quantised:
 			t.Quantised++
+		case Dequantised:
+			t.Dequantised++
+		case Expanded:
+			t.Expanded++
 		case Cast:
 			t.Cast++
 		case Copied:
@@ -179,6 +212,7 @@ func total(tensors []TensorReport) Totals {
 			t.Dropped++
 		}
 		t.Outputs += len(r.Outputs)
+		t.Tiles += r.Tiles
 		t.BytesIn += r.BytesIn
 		t.BytesOut += r.BytesOut
 		if r.MaxAbsError > 0 && (t.WorstTensor == "" || r.SQNR < t.WorstSQNR) {

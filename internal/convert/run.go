@@ -138,9 +138,6 @@ func (in Input) one(ctx context.Context, rep *RunReport, src, dst, format string
 // makeOrReuse converts unless dst holds this conversion, complete. What else it
 // holds of ours is removed; what is not ours is refused.
 func makeOrReuse(ctx context.Context, src, dst, format string, o Options) (*Report, bool, error) {
-	if err := sweepPartials(dst); err != nil {
-		return nil, false, fmt.Errorf("convert: remove what a killed run left: %w", err)
-	}
 	entries, err := os.ReadDir(dst)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, false, fmt.Errorf("convert: %w", err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -47,7 +48,8 @@ func portable(t *testing.T, step int, change func(all map[string]tensor.Tensor))
 	return dir
 }
 
-func both() spec.Convert { return spec.Convert{Formats: convert.Formats()} }
+// both are the formats of a release that serves on Ascend beside the reference.
+func both() spec.Convert { return spec.Convert{Formats: []string{convert.BF16, convert.W8A8Ascend}} }
 
 func mustRun(t *testing.T, in convert.Input) *convert.RunReport {
 	t.Helper()
@@ -104,7 +106,7 @@ func TestRunReplacesWhatIsOutOfDate(t *testing.T) {
 	if !second.Gate.Passed() || second.Outputs[0].Reused || second.Outputs[0].Digest == first.Outputs[0].Digest {
 		t.Errorf("another checkpoint: %+v", second.Outputs)
 	}
-	kept := mustRun(t, convert.Input{Checkpoint: other, Spec: spec.Convert{Formats: convert.Formats(), Keep: []string{"*.o_proj"}}, OutDir: out})
+	kept := mustRun(t, convert.Input{Checkpoint: other, Spec: spec.Convert{Formats: both().Formats, Keep: []string{"*.o_proj"}}, OutDir: out})
 	if !kept.Outputs[0].Reused || kept.Outputs[1].Reused || kept.Outputs[1].Quantised >= second.Outputs[1].Quantised {
 		t.Errorf("another --keep: %+v", kept.Outputs)
 	}
@@ -172,6 +174,12 @@ func TestRunErrors(t *testing.T) {
 
 // TestMain is also the process that TestKilledConversion kills.
 func TestMain(m *testing.M) {
+	if out := os.Getenv("CONVERT_TEST_PEAK"); out != "" {
+		os.Exit(peak(out))
+	}
+	if out := os.Getenv("CONVERT_TEST_KILL"); out != "" {
+		os.Exit(beKilled(out))
+	}
 	if out := os.Getenv("CONVERT_TEST_OUT"); out != "" {
 		_, err := convert.Run(context.Background(), convert.Input{
 			Checkpoint: os.Getenv("CONVERT_TEST_SRC"), Spec: both(), OutDir: out, Workers: 1,
@@ -186,6 +194,28 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// peak converts as the command does, which tells the runtime what the plan allows,
+// and prints the most memory that this process has had.
+func peak(out string) int {
+	p, err := convert.Plan(context.Background(), os.Getenv("CONVERT_TEST_SRC"), os.Getenv("CONVERT_TEST_TO"), convert.Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	debug.SetMemoryLimit(p.PeakMemory / 16 * 15)
+	if _, err := convert.Convert(context.Background(), os.Getenv("CONVERT_TEST_SRC"), filepath.Join(out, "out"), os.Getenv("CONVERT_TEST_TO"), convert.Options{}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	n, err := resident()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(n)
+	return 0
 }
 
 // TestKilledConversion kills a run in the middle of each format; the next run
@@ -226,7 +256,7 @@ func TestKilledConversion(t *testing.T) {
 			if !rep.Gate.Passed() {
 				t.Errorf("gate %+v", rep.Gate)
 			}
-			for _, format := range convert.Formats() {
+			for _, format := range both().Formats {
 				if diff := cmp.Diff(listing(t, filepath.Join(want, format)), listing(t, filepath.Join(out, format))); diff != "" {
 					t.Errorf("%s differs from an undisturbed run's", format)
 				}

@@ -166,18 +166,24 @@ func (a *activations) prepare(net *network, i, rows int) *layerActs {
 // rowBlocks runs f over [0, rows) in blocks.
 func rowBlocks(p *kernel.Pool, rows int, f func(r0, r1 int)) { blocksOf(blockRows, p, rows, f) }
 
-// largeBlocks is rowBlocks for weights that a product must widen first: up to
-// four times as many rows share that work, as far as all threads have some.
+// largeBlocks is rowBlocks for a forward pass without a backward one, whose
+// weights are read fewer times when more rows share them.
 func largeBlocks(p *kernel.Pool, rows int, f func(r0, r1 int)) {
 	share := (rows + p.Threads() - 1) / p.Threads()
 	blocksOf(min(max(share, blockRows), 4*blockRows), p, rows, f)
 }
 
+// oneBlock is all rows at once, for weights that a product must widen first:
+// whatever f does with them shares out the work itself.
+func oneBlock(_ *kernel.Pool, rows int, f func(r0, r1 int)) {
+	if rows > 0 {
+		f(0, rows)
+	}
+}
+
 func blocksOf(size int, p *kernel.Pool, rows int, f func(r0, r1 int)) {
 	if rows <= size {
-		if rows > 0 {
-			f(0, rows)
-		}
+		oneBlock(p, rows, f)
 		return
 	}
 	p.Run((rows+size-1)/size, func(i int) { f(i*size, min((i+1)*size, rows)) })

@@ -186,32 +186,59 @@ func TestForwardRefusesBadInput(t *testing.T) {
 	}
 }
 
-// TestScoreMatchesForward holds Score's chunks to one pass over the text.
+// TestScoreMatchesForward holds Score's chunks, layer by layer, to one pass
+// over the text, in every profile.
 func TestScoreMatchesForward(t *testing.T) {
+	for _, c := range profileCases() {
+		t.Run(c.String(), func(t *testing.T) {
+			m, err := Load(c.dir, Options{Precision: c.precision, Threads: 3})
+			if err != nil {
+				t.Fatal(err)
+			}
+			const chunk = 50
+			tokens := text(7, m.Config().VocabSize, 3*chunk+20)
+			got, err := m.score(context.Background(), tokens, 5, chunk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, err := m.Forward(context.Background(), []Input{{Seq: m.NewSequence(), Tokens: tokens, All: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got[0].Rank != 0 || got[0].Top != nil {
+				t.Errorf("entry 0 is %+v, want zero", got[0])
+			}
+			for i := 1; i < len(tokens); i++ {
+				want := LogProbs(all[0][i-1], tokens[i], 5)
+				if got[i].LogProb != want.LogProb || got[i].Rank != want.Rank || !slices.Equal(got[i].Top, want.Top) {
+					t.Fatalf("position %d: %+v, want %+v", i, got[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestScoreRefusesBadInput(t *testing.T) {
 	m := loadGolden(t, "qwen3", Options{})
-	const chunk = 100
-	tokens := make([]int, 3*chunk+40)
-	for i := range tokens {
-		tokens[i] = (i * 37) % 320
-	}
-	got, err := m.score(context.Background(), tokens, 5, chunk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := m.Forward(context.Background(), []Input{{Seq: m.NewSequence(), Tokens: tokens, All: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got[0].Rank != 0 || got[0].Top != nil {
-		t.Errorf("entry 0 is %+v, want zero", got[0])
-	}
-	for i := 1; i < len(tokens); i++ {
-		want := LogProbs(all[0][i-1], tokens[i], 5)
-		if got[i].LogProb != want.LogProb || got[i].Rank != want.Rank || !slices.Equal(got[i].Top, want.Top) {
-			t.Fatalf("position %d: %+v, want %+v", i, got[i], want)
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx    context.Context
+		tokens []int
+	}{
+		"a last token outside the vocabulary": {context.Background(), []int{1, 320}},
+		"an only token outside it":            {context.Background(), []int{-1}},
+		"a token outside it":                  {context.Background(), []int{320, 1, 1}},
+		"too long":                            {context.Background(), make([]int, m.Config().MaxPositionEmbeddings+2)},
+		"cancelled":                           {cancelled, []int{1, 2, 3}},
+	} {
+		if _, err := m.Score(c.ctx, c.tokens, 1); err == nil {
+			t.Errorf("%s: scored", name)
 		}
 	}
-	if _, err := m.Score(context.Background(), []int{1, 320}, 1); err == nil {
-		t.Error("a last token outside the vocabulary was scored")
+	for n := range 2 {
+		if got, err := m.Score(context.Background(), make([]int, n), 1); err != nil || len(got) != n {
+			t.Errorf("%d tokens: %d positions, error %v", n, len(got), err)
+		}
 	}
 }

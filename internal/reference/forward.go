@@ -55,7 +55,11 @@ func (p *pass) layer(i int, la *layerActs) {
 	l, rows := &p.layers[i], len(p.batch.tokens)
 	p.size(l, la, rows)
 	inBlocks := rowBlocks
-	if !p.acts.keep {
+	switch {
+	case p.acts.keep:
+	case l.o.narrow != nil:
+		inBlocks = oneBlock
+	default:
 		inBlocks = largeBlocks
 	}
 	inBlocks(p.pool, rows, func(r0, r1 int) { p.beforeAttention(i, la, r0, r1) })
@@ -103,9 +107,9 @@ func (p *pass) beforeAttention(i int, la *layerActs, r0, r1 int) {
 	s := p.acts.spare.Get().(*scratch)
 	defer p.acts.spare.Put(s)
 	l, h := &p.layers[i], p.c.HiddenSize
-	for r := r0; r < r1; r++ {
+	p.each(r0, r1, func(r int, s *scratch) {
 		la.rstd1[r] = p.rmsNorm(la.norm1[r*h:][:h], la.x[r*h:][:h], l.attnNorm.w, float32(p.c.RMSNormEps), s)
-	}
+	})
 	if l.mla != nil {
 		p.latentQKV(l.mla, la, r0, r1, s)
 	} else {
@@ -114,19 +118,30 @@ func (p *pass) beforeAttention(i int, la *layerActs, r0, r1 int) {
 	p.remember(i, la, r0, r1)
 }
 
+// each calls f for rows [r0, r1), on several threads where some are idle.
+func (p *pass) each(r0, r1 int, f func(r int, s *scratch)) {
+	rowBlocks(p.pool, r1-r0, func(from, to int) {
+		s := p.acts.spare.Get().(*scratch)
+		defer p.acts.spare.Put(s)
+		for r := r0 + from; r < r0+to; r++ {
+			f(r, s)
+		}
+	})
+}
+
 // remember stores the rows' keys and values in their sequences' caches.
 func (p *pass) remember(i int, la *layerActs, r0, r1 int) {
 	dk, dv, heads := p.c.QKHeadDim(), p.c.ValueHeadDim(), p.kvHeads()
-	for r := r0; r < r1; r++ {
+	p.each(r0, r1, func(r int, _ *scratch) {
 		seq := p.batch.segs[p.batch.owner[r]].seq
 		if seq == nil {
-			continue
+			return
 		}
 		for h := range heads {
 			v, at := p.value(la, r, h)
 			seq.put(i, h, p.batch.pos[r], la.k[(r*heads+h)*dk:][:dk], v[at:][:dv])
 		}
-	}
+	})
 }
 
 // value says where the value of a row and head lies.
@@ -145,12 +160,12 @@ func (p *pass) afterAttention(l *layer, la *layerActs, r0, r1 int) {
 	defer p.acts.spare.Put(s)
 	h := p.c.HiddenSize
 	l.o.apply(p.pool, view(la.ctx, r0, r1, l.o.in), view(la.mid, r0, r1, h), s)
-	for r := r0; r < r1; r++ {
+	p.each(r0, r1, func(r int, s *scratch) {
 		row := la.mid[r*h:][:h]
 		kernel.Add(row, la.x[r*h:][:h])
 		p.round(row)
 		la.rstd2[r] = p.rmsNorm(la.norm2[r*h:][:h], row, l.mlpNorm.w, float32(p.c.RMSNormEps), s)
-	}
+	})
 	if l.moe != nil {
 		p.route(l.moe, la, r0, r1, s)
 		if l.moe.shared != nil {
@@ -159,21 +174,20 @@ func (p *pass) afterAttention(l *layer, la *layerActs, r0, r1 int) {
 		return
 	}
 	p.dense(l.mlp, la, la.y, r0, r1, s)
-	for r := r0; r < r1; r++ {
+	p.each(r0, r1, func(r int, _ *scratch) {
 		row := la.y[r*h:][:h]
 		kernel.Add(row, la.mid[r*h:][:h])
 		p.round(row)
-	}
+	})
 }
 
 // dense is down(SiLU(gate)·up) on rows of norm2.
 func (p *pass) dense(m *mlp, la *layerActs, out []float32, r0, r1 int, s *scratch) {
 	x, w := view(la.norm2, r0, r1, m.gate.in), m.gate.out
-	m.gate.apply(p.pool, x, view(la.gate, r0, r1, w), s)
-	m.up.apply(p.pool, x, view(la.up, r0, r1, w), s)
-	for r := r0; r < r1; r++ {
+	applyAll(p.pool, x, s, application{m.gate, view(la.gate, r0, r1, w)}, application{m.up, view(la.up, r0, r1, w)})
+	p.each(r0, r1, func(r int, _ *scratch) {
 		p.siluMul(la.act[r*w:][:w], la.gate[r*w:][:w], la.up[r*w:][:w])
-	}
+	})
 	m.down.apply(p.pool, view(la.act, r0, r1, w), view(out, r0, r1, m.down.out), s)
 }
 

@@ -25,44 +25,91 @@ type linear struct {
 
 // apply sets y [rows, out] from x [rows, in].
 func (l *linear) apply(p *kernel.Pool, x, y kernel.Mat, s *scratch) {
-	switch {
-	case l.int8 != nil:
-		l.applyInt8(p, x, y, s)
-	case l.fp8 != nil:
-		l.applyFP8(p, x, y, s)
-	case l.narrow != nil:
-		kernel.GemmNarrow(p, x, l.narrow, y, false)
-	default:
-		kernel.GemmPacked(p, x, l.packed, y, false)
+	applyAll(p, x, s, application{l, y})
+}
+
+// application is a linear and where its result goes.
+type application struct {
+	*linear
+	y kernel.Mat
+}
+
+// applyAll applies several linears to the same rows, which are packed or
+// quantised for all of them at once.
+func applyAll(p *kernel.Pool, x kernel.Mat, s *scratch, all ...application) {
+	targets, forInt8, forFP8 := s.targets[:0], false, false
+	for _, a := range all {
+		switch {
+		case a.int8 != nil:
+			if !forInt8 {
+				a.quantiseInt8(p, x, s)
+				forInt8 = true
+			}
+			a.applyInt8(p, s)
+		case a.fp8 != nil:
+			if !forFP8 {
+				a.quantiseFP8(p, x, s)
+				forFP8 = true
+			}
+			kernel.GemmE4M3(p, kernel.Dense(s.codes, x.Rows, a.in), s.groupScales, a.narrow, a.y)
+		case a.narrow != nil:
+			targets = append(targets, kernel.Target{B: a.narrow, C: a.y})
+		default:
+			kernel.GemmPacked(p, x, a.packed, a.y, false)
+		}
 	}
-	for i := range y.Rows {
-		row := y.Data[i*y.Stride:][:l.out]
-		if l.bias.w != nil {
-			kernel.Add(row, l.bias.w)
-		}
-		if l.bf16 {
-			kernel.RoundBF16(row)
-		}
+	if len(targets) > 0 {
+		kernel.GemmNarrowAll(p, x, targets)
+		clear(targets) // the memory may be used again, what it names need not stay
+	}
+	s.targets = targets
+	for _, a := range all {
+		a.finish(p)
 	}
 }
 
-// applyInt8 quantises each row of x symmetrically by its own largest
-// magnitude, multiplies in exact integers, and scales back: first by the
-// weight's scale, then by the row's.
-func (l *linear) applyInt8(p *kernel.Pool, x, y kernel.Mat, s *scratch) {
-	q := fit(&s.int8, x.Rows*l.in)
-	acc := fit(&s.int32, x.Rows*l.out)
-	scales := fit(&s.scales, x.Rows)
-	for i := range x.Rows {
-		scales[i] = kernel.QuantizeRow(q[i*l.in:][:l.in], x.Data[i*x.Stride:][:l.in])
+// finish adds the bias and rounds.
+func (a application) finish(p *kernel.Pool) {
+	if a.bias.w == nil && !a.bf16 {
+		return
 	}
-	kernel.GemmInt8(p, q, x.Rows, l.in, l.int8, acc)
-	for i := range y.Rows {
-		row, sums := y.Data[i*y.Stride:][:l.out], acc[i*l.out:][:l.out]
-		for j, a := range sums {
-			row[j] = float32(a) * l.scale[j] * scales[i]
+	rowBlocks(p, a.y.Rows, func(r0, r1 int) {
+		for i := r0; i < r1; i++ {
+			row := a.y.Data[i*a.y.Stride:][:a.out]
+			if a.bias.w != nil {
+				kernel.Add(row, a.bias.w)
+			}
+			if a.bf16 {
+				kernel.RoundBF16(row)
+			}
 		}
-	}
+	})
+}
+
+// quantiseInt8 quantises each row of x symmetrically by its own largest
+// magnitude.
+func (a application) quantiseInt8(p *kernel.Pool, x kernel.Mat, s *scratch) {
+	q, scales := fit(&s.int8, x.Rows*a.in), fit(&s.scales, x.Rows)
+	rowBlocks(p, x.Rows, func(r0, r1 int) {
+		for i := r0; i < r1; i++ {
+			scales[i] = kernel.QuantizeRow(q[i*a.in:][:a.in], x.Data[i*x.Stride:][:a.in])
+		}
+	})
+}
+
+// applyInt8 multiplies quantised rows in exact integers, and scales back: first
+// by the weight's scale, then by the row's.
+func (a application) applyInt8(p *kernel.Pool, s *scratch) {
+	acc := fit(&s.int32, a.y.Rows*a.out)
+	kernel.GemmInt8(p, s.int8, a.y.Rows, a.in, a.int8, acc)
+	rowBlocks(p, a.y.Rows, func(r0, r1 int) {
+		for i := r0; i < r1; i++ {
+			row, sums := a.y.Data[i*a.y.Stride:][:a.out], acc[i*a.out:][:a.out]
+			for j, v := range sums {
+				row[j] = float32(v) * a.scale[j] * s.scales[i]
+			}
+		}
+	})
 }
 
 // fp8Activations says how a linear's input becomes E4M3.
@@ -71,15 +118,16 @@ type fp8Activations struct {
 	powerOfTwo bool
 }
 
-// applyFP8 quantises each group of each row of x by its own largest magnitude
-// and multiplies block by block.
-func (l *linear) applyFP8(p *kernel.Pool, x, y kernel.Mat, s *scratch) {
-	groups := (l.in + l.fp8.group - 1) / l.fp8.group
-	codes, scales := fit(&s.codes, x.Rows*l.in), fit(&s.scales, x.Rows*groups)
-	for i := range x.Rows {
-		kernel.QuantizeE4M3(codes[i*l.in:][:l.in], x.Data[i*x.Stride:][:l.in], scales[i*groups:][:groups], l.fp8.group, l.fp8.powerOfTwo)
-	}
-	kernel.GemmE4M3(p, kernel.Dense(codes, x.Rows, l.in), scales, l.narrow, y)
+// quantiseFP8 quantises each group of each row of x by its own largest
+// magnitude.
+func (a application) quantiseFP8(p *kernel.Pool, x kernel.Mat, s *scratch) {
+	groups := (a.in + a.fp8.group - 1) / a.fp8.group
+	codes, scales := fit(&s.codes, x.Rows*a.in), fit(&s.groupScales, x.Rows*groups)
+	rowBlocks(p, x.Rows, func(r0, r1 int) {
+		for i := r0; i < r1; i++ {
+			kernel.QuantizeE4M3(codes[i*a.in:][:a.in], x.Data[i*x.Stride:][:a.in], scales[i*groups:][:groups], a.fp8.group, a.fp8.powerOfTwo)
+		}
+	})
 }
 
 // repack follows a change of the weights in place.
@@ -100,7 +148,9 @@ type scratch struct {
 	scales, ones []float32
 	a, b         []float32
 	scores, more []float32
-	codes        []float32
+	codes        []float32 // E4M3 values
+	groupScales  []float32
+	targets      []kernel.Target
 }
 
 // fit returns a slice of n elements in buf's memory, which grows when needed.

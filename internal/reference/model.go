@@ -119,7 +119,11 @@ func (m *Model) wanted(w *workspace, in []Input) [][][]float32 {
 	rows := len(w.hidden) / h
 	norm, rstd := fit(&w.norm, rows*h), fit(&w.rstd, rows)
 	flat := make([]float32, rows*vocab)
-	largeBlocks(m.pool, rows, func(r0, r1 int) {
+	inBlocks := largeBlocks
+	if m.net.head.narrow != nil {
+		inBlocks = oneBlock
+	}
+	inBlocks(m.pool, rows, func(r0, r1 int) {
 		s := w.acts.spare.Get().(*scratch)
 		defer w.acts.spare.Put(s)
 		m.net.logits(m.pool, w.hidden[r0*h:r1*h], norm[r0*h:r1*h], rstd[r0:r1], flat[r0*vocab:r1*vocab], s)

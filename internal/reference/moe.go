@@ -26,7 +26,7 @@ func (a *moeActs) size(c *Config, n int) {
 func (p *pass) route(m *moe, la *layerActs, r0, r1 int, s *scratch) {
 	a, e, k := &la.moe, p.c.NumExperts, p.c.NumExpertsPerTok
 	m.router.apply(p.pool, view(la.norm2, r0, r1, p.c.HiddenSize), view(a.scores, r0, r1, e), s)
-	for r := r0; r < r1; r++ {
+	p.each(r0, r1, func(r int, s *scratch) {
 		scores := a.scores[r*e:][:e]
 		if m.bias != nil {
 			kernel.Sigmoid(scores, scores)
@@ -36,7 +36,7 @@ func (p *pass) route(m *moe, la *layerActs, r0, r1 int, s *scratch) {
 		ids := a.ids[r*k:][:k]
 		p.assign(m, r, ids, scores, s)
 		p.c.weigh(a.weights[r*k:][:k], ids, scores)
-	}
+	})
 }
 
 // choose fills ids with the chosen experts in ascending order. With a bias
@@ -165,8 +165,7 @@ func (p *pass) expert(m *moe, la *layerActs, b slotBlock) {
 	}
 	x := view(a.x, b.from, b.to, h)
 	f := &m.experts[b.expert]
-	f.gate.apply(p.pool, x, view(a.gate, b.from, b.to, w), s)
-	f.up.apply(p.pool, x, view(a.up, b.from, b.to, w), s)
+	applyAll(p.pool, x, s, application{f.gate, view(a.gate, b.from, b.to, w)}, application{f.up, view(a.up, b.from, b.to, w)})
 	for j := b.from; j < b.to; j++ {
 		p.siluMul(a.act[j*w:][:w], a.gate[j*w:][:w], a.up[j*w:][:w])
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	scoreChunk  = 1024    // tokens that go through a layer together
+	scoreChunk  = 480     // tokens that go through a layer together
 	scoreLogits = 1 << 24 // logits held at a time, roughly
 )
 
@@ -95,7 +95,7 @@ func (s *scoring) layers(ctx context.Context, n int) error {
 // judge computes logits in blocks of rows and reduces each at once.
 func (s *scoring) judge(ctx context.Context, tokens []int, out []Position, k int) error {
 	h, vocab, n := s.net.c.HiddenSize, s.net.c.VocabSize, len(tokens)-1
-	step := min(max(scoreLogits/vocab, 32), 4*blockRows, n)
+	step := min(max(scoreLogits/vocab, 32), 240, n)
 	norm, rstd, logits := fit(&s.work.norm, step*h), fit(&s.work.rstd, step), fit(&s.work.logits, step*vocab)
 	for from := 0; from < n; from += step {
 		if err := cancelled(ctx); err != nil {

@@ -15,7 +15,6 @@ type Dir struct {
 	path  string
 	files []*File
 	index map[string]*File
-	infos []Info
 }
 
 // families are the base names under which a directory may hold its weights:
@@ -120,12 +119,10 @@ func (d *Dir) add(files []string) error {
 			return err
 		}
 		d.files = append(d.files, f)
-		d.infos = append(d.infos, f.infos...)
 		for _, info := range f.infos {
 			d.index[info.Name] = f
 		}
 	}
-	slices.SortStableFunc(d.infos, byFile)
 	return nil
 }
 
@@ -154,7 +151,18 @@ func (d *Dir) Files() []string {
 func (d *Dir) Metadata() map[string]string { return d.files[0].Metadata() }
 
 // Infos lists the tensors in the order of their files and bytes.
-func (d *Dir) Infos() []Info { return slices.Clone(d.infos) }
+func (d *Dir) Infos() []Info {
+	n := 0
+	for _, f := range d.files {
+		n += len(f.infos)
+	}
+	infos := make([]Info, 0, n)
+	for _, f := range d.files {
+		infos = append(infos, f.infos...)
+	}
+	slices.SortStableFunc(infos, byFile)
+	return infos
+}
 
 // Info finds a tensor by name.
 func (d *Dir) Info(name string) (Info, bool) {

@@ -1,6 +1,8 @@
 package tensor
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -98,22 +100,44 @@ func (x *index) shards() []string {
 // EncodeIndex is the text of an index over tensors, whose File fields name the
 // shards. total_size counts the tensors' bytes, not the files'.
 func EncodeIndex(infos []Info) ([]byte, error) {
-	var out struct {
-		Metadata struct {
-			TotalSize int64 `json:"total_size"`
-		} `json:"metadata"`
-		WeightMap map[string]string `json:"weight_map"`
-	}
-	out.WeightMap = make(map[string]string, len(infos))
-	for _, i := range infos {
-		if _, ok := out.WeightMap[i.Name]; ok {
-			return nil, fmt.Errorf("tensor %q would be in two shards", i.Name)
+	var b bytes.Buffer
+	err := WriteIndex(&b, slices.Clone(infos))
+	return b.Bytes(), err
+}
+
+// WriteIndex writes what EncodeIndex returns, piece by piece. It sorts infos.
+func WriteIndex(w io.Writer, infos []Info) error {
+	slices.SortFunc(infos, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
+	var total int64
+	for i, info := range infos {
+		if i > 0 && infos[i-1].Name == info.Name {
+			return fmt.Errorf("tensor %q would be in two shards", info.Name)
 		}
-		out.WeightMap[i.Name] = i.File
-		out.Metadata.TotalSize += i.Size
+		total += info.Size
 	}
-	b, err := json.MarshalIndent(out, "", "  ")
-	return append(b, '\n'), err
+	b := bufio.NewWriter(w)
+	fmt.Fprintf(b, "{\n  \"metadata\": {\n    \"total_size\": %d\n  },\n  \"weight_map\": {", total)
+	for i, info := range infos {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString("\n    ")
+		for j, s := range []string{info.Name, info.File} {
+			text, err := json.Marshal(s)
+			if err != nil {
+				return err
+			}
+			if j == 1 {
+				b.WriteString(": ")
+			}
+			b.Write(text)
+		}
+	}
+	if len(infos) > 0 {
+		b.WriteString("\n  ")
+	}
+	b.WriteString("}\n}\n")
+	return b.Flush() // with the first error of any write
 }
 
 // checkUnion proves that the index says what the shards' headers say.

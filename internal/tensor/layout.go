@@ -21,6 +21,9 @@ type Layout struct {
 	header []byte // length word, JSON, padding
 }
 
+// Header is what the file begins with: length word, JSON, padding.
+func (l *Layout) Header() []byte { return l.header }
+
 // pyTorch is what readers of the Hugging Face family expect; some refuse a file without it.
 func pyTorch() map[string]string { return map[string]string{"format": "pt"} }
 

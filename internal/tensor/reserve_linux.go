@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve gives a file its blocks at once, so that a full disk is found before
+// Reserve gives a file its blocks at once, so that a full disk is found before
 // the work and not after it.
-func reserve(f *os.File, size int64) error {
+func Reserve(f *os.File, size int64) error {
 	if size == 0 {
 		return nil
 	}

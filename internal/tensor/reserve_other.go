@@ -4,5 +4,5 @@ package tensor
 
 import "os"
 
-// reserve gives a file its size.
-func reserve(f *os.File, size int64) error { return f.Truncate(size) }
+// Reserve gives a file its size.
+func Reserve(f *os.File, size int64) error { return f.Truncate(size) }

@@ -34,7 +34,7 @@ func Create(path string, l *Layout) (*Writer, error) {
 	}
 	err = f.Chmod(0o644)
 	if err == nil {
-		err = reserve(f, l.Size)
+		err = Reserve(f, l.Size)
 	}
 	if err == nil {
 		_, err = f.WriteAt(l.header, 0)

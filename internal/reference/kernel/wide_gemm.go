@@ -23,10 +23,10 @@ func GemmNarrowAll(p *Pool, a Mat, targets []Target) {
 // Sizes of the pieces that are widened; they change the speed only.
 const (
 	wideK      = 512     // k of a piece
-	widePanels = 4       // panels of a piece
-	wideRows   = 1200    // most rows of A that a piece serves,
+	widePanels = 8       // panels of a piece
+	wideRows   = 240     // most rows of A that a piece serves,
 	wideFloats = 4 << 20 // and most numbers of A packed at a time
-	wideFewK   = 64      // k of a piece for few rows, which stays in the first cache
+	wideFewK   = 32      // k of a piece for few rows, which stays in the first cache
 	wideFew    = 3       // rows that are few: tiles as wide as a piece
 )
 
@@ -146,12 +146,12 @@ func (g *narrowProduct) region(t *Target, p0, p1 int) {
 		}
 		return
 	}
-	for k := 0; k < g.a.Cols; {
-		deep := slice(g.a.Cols-k, wideK)
-		for p := p0; p < p1; p += widePanels {
-			g.piece(s.floats, t, p, min(p+widePanels, p1), k, deep)
+	for ; p0 < p1; p0 += widePanels {
+		for k := 0; k < g.a.Cols; { // inside: these columns of C stay in the cache
+			deep := slice(g.a.Cols-k, wideK)
+			g.piece(s.floats, t, p0, min(p0+widePanels, p1), k, deep)
+			k += deep
 		}
-		k += deep
 	}
 }
 

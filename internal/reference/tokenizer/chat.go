@@ -186,7 +186,7 @@ func cutAtTag(text, final string) (string, error) {
 const deepestJSON = 200
 
 // jinjaValue converts JSON, keeping the order of keys.
-func jinjaValue(py python, raw json.RawMessage) (jinja.Value, error) {
+func jinjaValue(py *python, raw json.RawMessage) (jinja.Value, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
 	v, err := nextValue(py, dec, 0)
@@ -199,7 +199,7 @@ func jinjaValue(py python, raw json.RawMessage) (jinja.Value, error) {
 	return v, nil
 }
 
-func nextValue(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
+func nextValue(py *python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	if depth > deepestJSON {
 		return jinja.Value{}, fmt.Errorf("nested more than %d deep", deepestJSON)
 	}
@@ -225,7 +225,7 @@ func nextValue(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	return jinja.Value{}, fmt.Errorf("unexpected %v", token)
 }
 
-func list(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
+func list(py *python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	var items []jinja.Value
 	for dec.More() {
 		v, err := nextValue(py, dec, depth+1)
@@ -238,7 +238,7 @@ func list(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	return jinja.NewList(items), err
 }
 
-func dict(py python, dec *json.Decoder, depth int) (jinja.Value, error) {
+func dict(py *python, dec *json.Decoder, depth int) (jinja.Value, error) {
 	d := jinja.NewDict()
 	for dec.More() {
 		key, err := dec.Token()

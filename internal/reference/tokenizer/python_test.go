@@ -41,7 +41,15 @@ func TestValuesAreWrittenAsPythonWritesThem(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
-	got, err := renderer("{{ tools | tojson }}").Chat(json.RawMessage(`[]`), json.RawMessage(`{"tools": [{"x\u2028": 0.50, "y": [1.0]}]}`))
+	got, err := renderer("{{ messages[0].x is string }} {{ messages[0].x is number }} {{ messages[0].x is float }}").Chat(json.RawMessage(`[{"x": 2.0}]`), nil)
+	if want := "False True True"; err != nil || got != want {
+		t.Errorf("a float is taken for: %q, %v, want %q", got, err, want)
+	}
+	got, err = renderer("{{ messages[0].x | trim }}.").Chat(json.RawMessage("[{\"x\": \"\u2028a\u2029b\u2028\"}]"), nil)
+	if want := "a\u2029b."; err != nil || got != want {
+		t.Errorf("trimmed: %q, %v, want %q", got, err, want)
+	}
+	got, err = renderer("{{ tools | tojson }}").Chat(json.RawMessage(`[]`), json.RawMessage(`{"tools": [{"x\u2028": 0.50, "y": [1.0]}]}`))
 	if want := "[{\"x\u2028\": 0.5, \"y\": [1.0]}]"; err != nil || got != want {
 		t.Errorf("options: %q, %v, want %q", got, err, want)
 	}

@@ -1,0 +1,105 @@
+package kernel
+
+import (
+	"math"
+
+	"tarbert/internal/tensor"
+)
+
+// toInteger, added and subtracted, rounds a float32 below 2^22 to the nearest
+// integer, ties to even.
+const toInteger = 0x1.8p23
+
+// Int8 writes the codes of x under a scale: x/scale, rounded to bfloat16 first if
+// narrow is set, then to the nearest integer, ties to even, between -128 and 127.
+// The division is a division: a product with the reciprocal differs in one of two
+// thousand codes. x must be finite, scale positive, and the quotients below 2^22.
+func Int8(dst []byte, x []float32, scale float32, narrow bool) {
+	if len(dst) != len(x) {
+		panic("kernel: Int8: lengths disagree")
+	}
+	int8s(dst, x, scale, narrow)
+}
+
+func int8Go(dst []byte, x []float32, scale float32, narrow bool) {
+	for i, w := range x {
+		v := w / scale
+		if narrow {
+			v = tensor.FromBF16(tensor.ToBF16(v))
+		}
+		v += toInteger
+		v -= toInteger
+		dst[i] = byte(int8(min(max(v, -128), 127)))
+	}
+}
+
+// Int8Loss measures codes under a scale against the values that they stand for.
+// A value may be off by half a step of the code and by what rounding the quotient
+// cost (narrow); if wide is set, also by what rounding the value itself to bfloat16
+// cost. See the package convert's design.md.
+func Int8Loss(x []float32, codes []byte, scale float32, narrow, wide bool) Loss {
+	if len(codes) != len(x) {
+		panic("kernel: Int8Loss: lengths disagree")
+	}
+	return int8Loss(x, codes, newInt8Bound(scale, narrow, wide))
+}
+
+// int8Bound is what the bound of an element is made of:
+//
+//	scale × (½ + |t| 2^-22 + quotient × halfstep(t)) + source × halfstep(x)
+//
+// with t = |x| × inverse, which is a little larger than |x| / scale.
+type int8Bound struct{ scale, inverse, quotient, source float64 }
+
+func newInt8Bound(scale float32, narrow, wide bool) int8Bound {
+	b := int8Bound{scale: float64(scale), inverse: 1 / float64(scale) * (1 + 0x1p-20)}
+	if narrow {
+		b.quotient = 1
+		if wide {
+			b.source = 1
+			b.inverse = 1 / float64(scale) * (1 + 0x1p-7)
+		}
+	}
+	return b
+}
+
+func int8LossGo(x []float32, codes []byte, b int8Bound) Loss {
+	var s sums
+	for i, v := range x {
+		w := float64(v)
+		t := float64(math.Abs(w) * b.inverse)
+		inner := float64(0.5+float64(t*0x1p-22)) + float64(b.quotient*halfStep(t))
+		bound := float64(b.scale*inner) + float64(b.source*halfStep(w))
+		s.add(i, w, float64(float64(int8(codes[i]))*b.scale), bound)
+	}
+	return s.loss()
+}
+
+// E4M3 writes the codes of x under a scale: x/scale, a float32 division, rounded
+// to E4M3, ties to even, saturating at 448.
+func E4M3(dst []byte, x []float32, scale float32) {
+	if len(dst) != len(x) {
+		panic("kernel: E4M3: lengths disagree")
+	}
+	for i, w := range x {
+		dst[i] = tensor.ToF8E4M3(w / scale)
+	}
+}
+
+// E4M3Loss measures codes under a scale. A value may be off by half the distance
+// of E4M3 values at its quotient.
+func E4M3Loss(x []float32, codes []byte, scale float32) Loss {
+	if len(codes) != len(x) {
+		panic("kernel: E4M3Loss: lengths disagree")
+	}
+	var s sums
+	f := float64(scale)
+	for i, v := range x {
+		w := float64(v)
+		t := math.Abs(w) / f * (1 + 0x1p-22)
+		power := math.Float64frombits(math.Float64bits(t) & 0x7ff0000000000000)
+		half := math.Max(power*0x1p-4, 0x1p-10)
+		s.add(i, w, float64(tensor.FromF8E4M3(codes[i]))*f, f*float64(half+float64(t*0x1p-22)))
+	}
+	return s.loss()
+}
