@@ -126,7 +126,7 @@ class Bench:
         if not self.node or not self.llama_cpp or not shutil.which("node"):
             raise Skip("node, node-llama-cpp or llama.cpp's converter is not installed here")
         files = {f: str(self.tmp / f"{f}.gguf") for f in self.dirs}
-        output([self.env / "bin/python", HERE / "gguf.py", self.llama_cpp, *(f"{files[f]}={d}" for f, d in self.dirs.items())], 300, env=ENV)
+        output([self.env / "bin/python", HERE / "llama_gguf.py", self.llama_cpp, *(f"{files[f]}={d}" for f, d in self.dirs.items())], 300, env=ENV)
         (self.tmp / "llama-job.json").write_text(json.dumps(self.job(gguf=files)))
         output(["node", HERE / "llama.mjs", self.node, self.tmp / "llama-job.json", self.tmp / "llama-out.json"], 300)
         return json.loads((self.tmp / "llama-out.json").read_text())

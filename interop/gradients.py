@@ -5,12 +5,15 @@ usage: gradients.py GRADCHECK [--models N] [--seed S]
 
 GRADCHECK is the built interop/gradcheck. Per tensor the difference's Euclidean
 norm is held against the tensor's own: of the gradient, and of what the steps
-so far have changed. PyTorch in float64 says how far float32 itself is off.
+so far have changed. PyTorch in float64 (norms and softmax stay float32 there)
+says how far float32 itself is off. Batches in which a router chooses by less
+than 1e-5 are drawn again: no two implementations need agree on them.
 """
 
 import argparse
 import copy
 import json
+import math
 import pathlib
 import random
 import secrets
@@ -22,9 +25,12 @@ from safetensors.torch import load_file
 import tiny
 from checks import Checks, end_on_signals, output, scratch
 
-GRADIENT = 1e-4  # |difference| of a gradient, relative to its norm
-CHANGE = 2e-3    # |difference| of a weight's change since the start, relative to the change
-LOSS = 1e-5
+GRADIENT = 1e-4  # |difference| of a tensor's gradient, relative to its norm
+NOISE = 1e-3     # a gradient smaller than this part of the whole model's is held against that part:
+                 # a router of one expert with normalised weights has none but rounding
+CHANGE = 2e-3    # |difference| of a weight's change since the start, relative to the change or one full step
+LOSS = 5e-6      # relative
+ROUTING_TIE = 1e-5
 STEPS = 3
 ADAMW = {"rate": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-6, "decay": 0.1, "clip": 1.0}
 
@@ -67,8 +73,9 @@ def named(model, values, directory):
 
 
 def theirs(model, steps, tmp, dtype):
-    """Losses, gradients and weights of PyTorch's steps."""
+    """Losses, gradients and weights of PyTorch's steps, and the smallest routing margin met."""
     model = model.to(dtype)
+    routing = tiny.Routing(model)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": ADAMW["decay"]}, {"params": vectors, "weight_decay": 0.0}],
@@ -83,23 +90,30 @@ def theirs(model, steps, tmp, dtype):
         torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW["clip"])
         optimizer.step()
         weights.append(named(model, list(model.parameters()), tmp / "shown"))
-    return losses, gradients, weights
+    return losses, gradients, weights, routing.take()
 
 
-def worst(ours, wanted, frozen, since=None):
-    """The largest relative difference of any tensor, and its name."""
+def both(ours, wanted, frozen):
+    """Pairs of the same tensor, in float64."""
     if missing := (ours.keys() ^ wanted.keys()) - frozen:
         raise AssertionError(f"only one side has {sorted(missing)}")
-    found = (0.0, "")
-    for name in ours:
-        want = wanted[name].double()
-        size = (want - since[name].double()).norm() if since else want.norm()
-        off = (ours[name].double() - want).norm()
-        if not torch.isfinite(off) or (size == 0 and off > 0):
-            raise AssertionError(f"{name}: ours is {ours[name].norm():.3g}, theirs {wanted[name].norm():.3g}")
-        if size > 0:
-            found = max(found, ((off / size).item(), name))
-    return found
+    for name, values in ours.items():
+        if not torch.isfinite(values).all():
+            raise AssertionError(f"{name} is not finite")
+    return [(name, ours[name].double(), wanted[name].double()) for name in ours if name not in frozen]
+
+
+def gradients_off(ours, wanted, frozen):
+    """The largest relative difference of any tensor's gradient, and its name."""
+    pairs = both(ours, wanted, frozen)
+    whole = math.sqrt(sum(w.norm().item() ** 2 for _, _, w in pairs))
+    return max(((o - w).norm().item() / max(w.norm().item(), NOISE * whole), name) for name, o, w in pairs)
+
+
+def changes_off(ours, wanted, start, frozen):
+    """The largest relative difference of any tensor's change since the start, and its name."""
+    return max(((o - w).norm().item() / max((w - start[name].double()).norm().item(), ADAMW["rate"] * math.sqrt(w.numel())), name)
+               for name, o, w in both(ours, wanted, frozen))
 
 
 def one_model(gradcheck, family, config, seed, tmp):
@@ -109,44 +123,36 @@ def one_model(gradcheck, family, config, seed, tmp):
     out.mkdir()
     start = load_file(directory / "model.safetensors")
     frozen = {n for n in start if n.endswith("e_score_correction_bias")}
-    for _ in range(50):
+    for _ in range(20):
         steps = batches(rng, config["vocab_size"])
-        if decided(directory, steps):
+        losses, gradients, weights, margin = theirs(tiny.load(directory).train(), steps, tmp, torch.float32)
+        if margin >= ROUTING_TIE:
             break
+    else:
+        raise AssertionError("no batches without a routing tie in 20 draws")
+    _, exact, _, _ = theirs(tiny.load(directory).train(), steps[:1], tmp, torch.float64)
     (tmp / "plan.json").write_text(json.dumps(ADAMW | {"batches": steps, "threads": 2}))
     output([gradcheck, directory, tmp / "plan.json", out], 300)
-    losses, gradients, weights = theirs(tiny.load(directory).train(), steps, tmp, torch.float32)
-    _, exact, _ = theirs(tiny.load(directory).train(), steps[:1], tmp, torch.float64)
-    off = max(abs(a - b) for a, b in zip(json.loads((out / "losses.json").read_text()), losses, strict=True))
+    off = max(abs(a - b) / b for a, b in zip(json.loads((out / "losses.json").read_text()), losses, strict=True))
     if not off <= LOSS:
-        raise AssertionError(f"a loss differs by {off:.3g}")
+        raise AssertionError(f"a loss differs by {off:.3g} of it")
     figures = []
     for k in range(STEPS):
-        gradient = worst(load_file(out / f"gradients-{k}.safetensors"), gradients[k], frozen)
-        change = worst(load_file(out / f"weights-{k}.safetensors"), weights[k], frozen, start)
+        gradient = gradients_off(load_file(out / f"gradients-{k}.safetensors"), gradients[k], frozen)
+        change = changes_off(load_file(out / f"weights-{k}.safetensors"), weights[k], start, frozen)
         if not (gradient[0] <= GRADIENT and change[0] <= CHANGE):
             raise AssertionError(f"step {k + 1}: gradient off by {gradient[0]:.3g} ({gradient[1]}), change off by {change[0]:.3g} ({change[1]})")
         figures.append((gradient[0], change[0]))
-    ours64 = worst(load_file(out / "gradients-0.safetensors"), exact[0], frozen)[0]
-    torch64 = worst({n: g for n, g in gradients[0].items() if n not in frozen}, exact[0], frozen)[0]
+    ours64 = gradients_off(load_file(out / "gradients-0.safetensors"), exact[0], frozen)[0]
+    torch64 = gradients_off(gradients[0], exact[0], frozen)[0]
     return (f"{len(start) - len(frozen)} tensors; gradients off by at most {max(g for g, _ in figures):.1e}, changes by {max(c for _, c in figures):.1e}, "
             f"losses by {off:.0e}; from float64: ours {ours64:.1e}, torch's {torch64:.1e}")
-
-
-def decided(directory, steps):
-    """Whether no router's choice hangs on rounding."""
-    model = tiny.load(directory)
-    routing = tiny.Routing(model)
-    with torch.no_grad():
-        for batch in steps:
-            loss_of(model, batch)
-    return routing.take() > 1e-5
 
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("gradcheck", type=pathlib.Path)
-    args.add_argument("--models", type=int, default=9)
+    args.add_argument("--models", type=int, default=18)
     args.add_argument("--seed", type=int, default=secrets.randbits(32))
     args = args.parse_args()
     end_on_signals()

@@ -124,6 +124,9 @@ func lockDir(dir string) (*os.File, bool) {
 // commit puts the directory on disk and gives it its name, which must be free
 // or an empty directory.
 func (p *partial) commit() error {
+	if err := os.Remove(filepath.Join(p.dir, journalName)); err != nil {
+		return err
+	}
 	if err := syncPath(p.dir); err != nil {
 		return err
 	}

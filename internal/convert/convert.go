@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -86,6 +87,7 @@ type conversion struct {
 	steps   []step
 	files   []fileLayout
 	budget  budget
+	digests []FileReport // of the files of weights, once they are written
 }
 
 // begin opens a source and plans its conversion.
@@ -319,17 +321,19 @@ func (c *conversion) sourceDigest(ctx context.Context) (string, error) {
 
 // seal hashes what was written and writes the record.
 func (c *conversion) seal(ctx context.Context, dir string, rep *Report) error {
-	if err := os.Remove(filepath.Join(dir, journalName)); err != nil {
-		return err
-	}
 	names, err := fileNames(dir)
 	if err != nil {
 		return err
 	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		return n == journalName || slices.ContainsFunc(c.digests, func(f FileReport) bool { return f.Name == n })
+	})
 	written, err := digestFiles(ctx, dir, names)
 	if err != nil {
 		return err
 	}
+	written = append(written, c.digests...)
+	slices.SortFunc(written, func(a, b FileReport) int { return strings.Compare(a.Name, b.Name) })
 	for _, w := range written {
 		i := slices.IndexFunc(rep.Files, func(f FileReport) bool {
 			return f.Name == w.Name && (f.Action == "copied" || f.Action == "edited")

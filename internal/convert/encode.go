@@ -8,9 +8,16 @@ import (
 	"tarbert/internal/tensor"
 )
 
-// copyBand passes a plain weight through as it is.
+// copyBand passes a plain weight through as it is, once its numbers are known to be
+// numbers.
 func copyBand(v *values) error {
-	if d := v.weight.stored.DType; d != tensor.I32 && d != tensor.I64 {
+	switch d := v.weight.stored.DType; d {
+	case tensor.I32, tensor.I64:
+	case tensor.BF16:
+		if !kernel.Finite(v.raw) {
+			return v.notFinite(0, v.raw)
+		}
+	default:
 		if err := v.chunks(func(int64, []float32) error { return nil }); err != nil {
 			return err
 		}
@@ -135,7 +142,7 @@ func (d int8Dialect) encode(v *values) error {
 	kind := d.scaleKind(v.rounding)
 	width := int64(kind.Bits()) / 8
 	v.buf.out = grow(v.buf.out, v.rows*v.cols)
-	v.buf.row, v.buf.other = grow(v.buf.row, v.cols), grow(v.buf.other, v.cols)
+	v.buf.row = grow(v.buf.row, v.cols)
 	v.buf.codes = grow(v.buf.codes, v.cols)
 	scales := make([]byte, width*v.rows)
 	second := Exact
@@ -174,33 +181,52 @@ func (d int8Dialect) encode(v *values) error {
 	return v.write(at, width*v.first, scales)
 }
 
-// row quantises v.buf.row. The compatible rounding takes the row rounded to
+// row quantises v.buf.row, whose BF16 bytes are in v.buf.narrow where the weight's
+// numbers are bfloat16's. The compatible rounding takes other numbers rounded to
 // bfloat16; its loss counts from the row as stored.
 func (d int8Dialect) row(v *values, r int64, codes []byte, rounding Rounding) (float32, kernel.Loss, error) {
 	x := v.buf.row
 	narrow, wide := rounding == Compatible, !v.weight.narrow()
+	from16 := narrow || !wide
 	if narrow && wide {
 		v.buf.narrow = grow(v.buf.narrow, 2*v.cols)
 		kernel.Round(v.buf.narrow, x)
-		x = v.buf.other
-		kernel.Widen(x, v.buf.narrow)
 	}
-	largest := kernel.MaxAbs(x)
+	var largest float32
+	if from16 {
+		largest = kernel.MaxAbs16(v.buf.narrow)
+	} else {
+		largest = kernel.MaxAbs(x)
+	}
 	if !(largest <= math.MaxFloat32) {
-		i := kernel.FirstNonFinite(x)
-		return 0, kernel.Loss{}, violation("bound", v.weight.stored.Name, "row %d, column %d: %v does not fit BF16", v.first+r, i, v.buf.row[i])
+		return 0, kernel.Loss{}, v.tooLarge(r, x)
 	}
 	scale := d.scale(largest, rounding)
-	kernel.Int8(codes, x, scale, narrow)
-	loss := kernel.Int8Loss(v.buf.row, codes, scale, narrow, wide)
+	if from16 {
+		kernel.Int8From16(codes, v.buf.narrow, scale, narrow)
+	} else {
+		kernel.Int8(codes, x, scale, narrow)
+	}
+	loss := kernel.Int8Loss(x, codes, scale, narrow, wide)
 	if loss.Bad {
 		for i := range codes {
-			if kernel.Int8Loss(v.buf.row[i:i+1], codes[i:i+1], scale, narrow, wide).Bad {
-				return 0, loss, violation("bound", v.weight.stored.Name, "row %d, column %d: %v is not within half a step of scale %v", v.first+r, i, v.buf.row[i], scale)
+			if kernel.Int8Loss(x[i:i+1], codes[i:i+1], scale, narrow, wide).Bad {
+				return 0, loss, violation("bound", v.weight.stored.Name, "row %d, column %d: %v is not within half a step of scale %v", v.first+r, i, x[i], scale)
 			}
 		}
 	}
 	return scale, loss, nil
+}
+
+// tooLarge names the number of a row that bfloat16 does not hold.
+func (v *values) tooLarge(r int64, x []float32) error {
+	var b [2]byte
+	for i, f := range x {
+		if kernel.Round(b[:], x[i:i+1]); !kernel.Finite(b[:]) {
+			return violation("bound", v.weight.stored.Name, "row %d, column %d: %v does not fit BF16", v.first+r, i, f)
+		}
+	}
+	return violation("bound", v.weight.stored.Name, "row %d: its largest magnitude does not fit BF16", v.first+r)
 }
 
 // encodeFP8 returns the rounding to E4M3 in blocks. Bands are whole rows of blocks.

@@ -104,13 +104,20 @@ func ggufEngineStep(s *ggufStep, plan *ggufPlan, outputs []*output) step {
 		slots = append(slots, slot{output: outputs[t.output], base: kind.Bytes(t.base)})
 	}
 	e := step{weight: w, action: Cast, reason: s.reason, matrix: true, unit: s.group(), encode: encodeGGUF(kinds[0])}
-	switch same := (&planner{rename: strings.Clone}); {
+	to := tensor.BF16
+	if kinds[0] == gguf.F32 {
+		to = tensor.F32
+	}
+	switch {
 	case s.group() > 1:
 		e.encode = splitGGUF(s.slots, kinds)
-	case kinds[0] == gguf.F32 && w.enc == plain:
-		e = same.cast(w, tensor.F32, s.reason)
-	case kinds[0] == gguf.BF16:
-		e = same.cast(w, tensor.BF16, s.reason)
+	case kinds[0] == gguf.BF16 && w.enc != plain:
+		e.encode = dequantise
+	case kinds[0] != gguf.F32 && kinds[0] != gguf.BF16 || w.enc != plain:
+	case w.stored.DType == to:
+		e.matrix, e.encode = false, copyBand
+	default:
+		e.matrix, e.encode = false, castTo(to)
 	}
 	switch {
 	case slices.Contains(kinds, gguf.Q8_0):

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 )
 
@@ -147,9 +148,9 @@ func decodeLine(line string, v any) bool {
 	if len(line) < 10 || line[8] != ' ' || line[len(line)-1] != '\n' {
 		return false
 	}
+	sum, err := strconv.ParseUint(line[:8], 16, 32)
 	b := []byte(line[9 : len(line)-1])
-	// The sum is compared as it is spelled: a flipped bit can turn a digit's case.
-	return line[:8] == fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli())) && json.Unmarshal(b, v) == nil
+	return err == nil && uint32(sum) == crc32.Checksum(b, castagnoli()) && json.Unmarshal(b, v) == nil
 }
 
 // append adds a record, in one write. Now and then it puts what was converted on

@@ -52,7 +52,8 @@ func quantiseRow(dialect int8Dialect, codes []byte, x []float32, d tensor.DType,
 	if exact {
 		r = Exact
 	}
-	v := &values{weight: &weight{stored: &tensor.Info{Name: "w", DType: d}}, rows: 1, cols: int64(len(x)), buf: &buffer{row: x, other: make([]float32, len(x))}}
+	v := &values{weight: &weight{stored: &tensor.Info{Name: "w", DType: d}}, rows: 1, cols: int64(len(x)), buf: &buffer{row: x, narrow: make([]byte, 2*len(x))}}
+	kernel.Round(v.buf.narrow, x)
 	return dialect.row(v, 0, codes, r)
 }
 

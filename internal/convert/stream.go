@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/errgroup"
+
 	"tarbert/internal/convert/kernel"
 	"tarbert/internal/tensor"
 )
@@ -109,7 +111,7 @@ func (c *conversion) writeWeights(ctx context.Context, p *partial, rep *Report) 
 	if err := s.run(ctx); err != nil {
 		return err
 	}
-	if err := s.finish(p.dir); err != nil {
+	if err := s.finish(ctx, p.dir); err != nil {
 		return err
 	}
 	rep.Tensors, rep.Totals = s.reports()
@@ -279,8 +281,9 @@ func (p *progressOf) merge(at int64, d *deviation) {
 	}
 }
 
-// finish makes sure that every byte was written and puts the files on disk.
-func (s *stream) finish(dir string) error {
+// finish makes sure that every byte was written, and puts the files on disk while
+// their digests are taken.
+func (s *stream) finish(ctx context.Context, dir string) error {
 	for i := range s.conversion.steps {
 		for _, o := range s.conversion.steps[i].slots {
 			if n := o.left; n != 0 {
@@ -288,13 +291,25 @@ func (s *stream) finish(dir string) error {
 			}
 		}
 	}
-	for i, f := range s.files {
-		s.files[i] = nil
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
-			return fmt.Errorf("write %s: %w", s.conversion.files[i].name, err)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for i, f := range s.files {
+			s.files[i] = nil
+			if err := errors.Join(f.Sync(), f.Close()); err != nil {
+				return fmt.Errorf("write %s: %w", s.conversion.files[i].name, err)
+			}
 		}
-	}
-	return syncPath(dir)
+		return syncPath(dir)
+	})
+	g.Go(func() (err error) {
+		var names []string
+		for _, f := range s.conversion.files {
+			names = append(names, f.name)
+		}
+		s.digests, err = digestFiles(ctx, dir, names)
+		return err
+	})
+	return g.Wait()
 }
 
 // reports makes the report on every weight, and their sum.

@@ -30,9 +30,9 @@ type values struct {
 
 // buffer is one worker's memory. Its parts are used by one band at a time.
 type buffer struct {
-	raw, out, scales []byte // as read, as written, as read
-	row, other       []float32
-	narrow, codes    []byte // a row in BF16; a row of codes
+	raw, out, scales []byte    // as read, as written, as read
+	row, other       []float32 // rows decoded
+	narrow, codes    []byte    // a row in BF16; a row of codes
 	tables           []kernel.Table
 	factors          []float32
 	ends             []*kernel.Expansion

@@ -18,9 +18,9 @@ func (p *pass) attend(layer int, la *layerActs, t attnTask) {
 		q := p.queries(la.q, first, h, rows)
 		var v kernel.Mat
 		if g.seq != nil {
-			var k *kernel.Packed
+			var k kernel.Packed
 			k, v = p.cached(layer, g, h, keys)
-			kernel.GemmPacked(nil, q, k, scores, false)
+			kernel.GemmPacked(nil, q, &k, scores, false)
 			p.softmax(scores, g.past+t.row0+1)
 		} else {
 			var k kernel.Mat
@@ -67,7 +67,7 @@ func (p *pass) softmax(scores kernel.Mat, seen int) {
 
 // cached views a head's keys, [dk, keys], and values, [keys, dv], in the
 // sequence's cache.
-func (p *pass) cached(layer int, g segment, head, keys int) (k *kernel.Packed, v kernel.Mat) {
+func (p *pass) cached(layer int, g segment, head, keys int) (k kernel.Packed, v kernel.Mat) {
 	dk, dv := p.c.QKHeadDim(), p.c.ValueHeadDim()
 	c, at := &g.seq.layers[layer], head*p.kvHeads()/p.c.NumAttentionHeads*g.seq.cap
 	return kernel.View(c.k[at*dk:], dk, keys), kernel.Mat{Data: c.v[at*dv:], Rows: keys, Cols: dv, Stride: dv}

@@ -193,6 +193,7 @@ func FuzzParseConfig(f *testing.F) {
 	for _, name := range goldenModels {
 		f.Add(edited(f, name, nil))
 	}
+	f.Add(editedCompressed(f, []any{"lm_head", "re:.*mlp.gate$"}, "ignore"))
 	f.Add([]byte(`{"model_type":"deepseek_v3","rope_scaling":{"type":"yarn","factor":1e999}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := ParseConfig(data)

@@ -25,9 +25,7 @@ func (n *network) forward(ctx context.Context, pool *kernel.Pool, b *batch, a *a
 	p := newPass(n, pool, b, a)
 	la := a.prepare(n, 0, rows)
 	la.x = la.input
-	for i, t := range b.tokens {
-		n.embed.row(la.x[i*h:][:h], t)
-	}
+	n.embedTokens(pool, la.x, b.tokens)
 	for i := range n.layers {
 		if err := cancelled(ctx); err != nil {
 			return err
@@ -48,6 +46,16 @@ func (n *network) forward(ctx context.Context, pool *kernel.Pool, b *batch, a *a
 	}
 	a.last = la.y
 	return nil
+}
+
+// embedTokens copies the tokens' embeddings to the rows of x.
+func (n *network) embedTokens(pool *kernel.Pool, x []float32, tokens []int) {
+	h := n.c.HiddenSize
+	rowBlocks(pool, len(tokens), func(r0, r1 int) {
+		for r := r0; r < r1; r++ {
+			n.embed.row(x[r*h:][:h], tokens[r])
+		}
+	})
 }
 
 // layer computes la.y from la.x.

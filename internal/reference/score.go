@@ -74,9 +74,7 @@ func (s *scoring) layers(ctx context.Context, n int) error {
 	h := s.net.c.HiddenSize
 	hidden := fit(&s.work.hidden, n*h)
 	for _, b := range s.chunks {
-		for i, t := range b.tokens {
-			s.net.embed.row(hidden[b.pos[i]*h:][:h], t)
-		}
+		s.net.embedTokens(s.pool, hidden[b.pos[0]*h:], b.tokens)
 	}
 	for i := range s.net.layers {
 		for _, b := range s.chunks {

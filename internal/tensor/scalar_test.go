@@ -251,3 +251,17 @@ func BenchmarkWidenBF16(b *testing.B) {
 		}
 	}
 }
+
+// TestWidenF32TakesBytesInOrder, on processors of either kind.
+func TestWidenF32TakesBytesInOrder(t *testing.T) {
+	x := make([]float32, 3)
+	if err := Widen(x, []byte{0, 0, 0x80, 0x3f, 1, 2, 3, 4, 0xcd, 0xcc, 0xcc, 0xbd}, F32); err != nil {
+		t.Fatal(err)
+	}
+	if x[0] != 1 || math.Float32bits(x[1]) != 0x04030201 || x[2] != -0.1 {
+		t.Errorf("%v", x)
+	}
+	if err := Widen(nil, nil, F32); err != nil {
+		t.Error(err)
+	}
+}

@@ -29,7 +29,7 @@ func benchData() (bf []byte, x []float32, codes []byte) {
 func BenchmarkKernels(b *testing.B) {
 	bf, x, codes := benchData()
 	out := make([]byte, 2*rows*benchCols)
-	row := make([]float32, benchCols)
+	narrow := make([]byte, 2*benchCols)
 	tables := make([]Table, benchCols/128)
 	for i := range tables {
 		tables[i].Fill(float32(i+1) * 0.001)
@@ -48,13 +48,11 @@ func BenchmarkKernels(b *testing.B) {
 	run("memcpy", 4*benchCols, func(r int) { copy(at(out, r, 2), at(bf, r, 2)) })
 	run("fp8-bf16", 3*benchCols, func(r int) { FP8(at(out, r, 2), at(codes, r, 1), tables, 128) })
 	run("bf16-int8", 3*benchCols, func(r int) {
-		Widen(row, at(bf, r, 2))
-		Int8(at(out, r, 1), row, MaxAbs(row)/127, true)
+		Int8From16(at(out, r, 1), at(bf, r, 2), MaxAbs16(at(bf, r, 2))/127, true)
 	})
 	run("fp8-int8", 2*benchCols, func(r int) {
-		FP8(at(out, 0, 2), at(codes, r, 1), tables, 128)
-		Widen(row, at(out, 0, 2))
-		Int8(at(out, r, 1), row, MaxAbs(row)/127, true)
+		FP8(narrow, at(codes, r, 1), tables, 128)
+		Int8From16(at(out, r, 1), narrow, MaxAbs16(narrow)/127, true)
 	})
 	run("f32-bf16", 6*benchCols, func(r int) { Round(at(out, r, 2), x[r*benchCols:(r+1)*benchCols]) })
 	run("round-loss", 6*benchCols, func(r int) { RoundLoss(x[r*benchCols:(r+1)*benchCols], at(out, r, 2)) })

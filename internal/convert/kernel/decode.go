@@ -7,12 +7,14 @@ import (
 	"tarbert/internal/tensor"
 )
 
-// Table holds the BF16 of every E4M3 code under one scale.
-type Table [256]uint16
+// Table holds the BF16 of every E4M3 code under one scale: low and high bytes for
+// the 128 codes without a sign, which BF16 has in the same place.
+type Table struct{ low, high [128]byte }
 
 // Fill computes DeepSeek's published arithmetic for each code: the code's value
 // times the scale in float32, rounded to bfloat16, ties to even. Both zeros keep
-// their sign. It reports whether every code that is a number gave a finite one.
+// their sign; NaN keeps it too. It reports whether every code that is a number gave
+// a finite one.
 func (t *Table) Fill(scale float32) bool {
 	finite := true
 	for code := range 128 {
@@ -20,14 +22,13 @@ func (t *Table) Fill(scale float32) bool {
 		if code != 0x7f && u&0x7f80 == 0x7f80 {
 			finite = false
 		}
-		t[code], t[code|0x80] = u, u^0x8000
+		t.low[code], t.high[code] = byte(u), byte(u>>8)
 	}
-	t[0x7f], t[0xff] = 0x7fc0, 0x7fc0
 	return finite
 }
 
 // FP8 decodes a row of E4M3 codes to BF16 bytes: columns block×i and up by
-// tables[i]. It reports whether there was no NaN code.
+// tables[i]. It reports whether there was no NaN code. Scales may not be negative.
 func FP8(dst, src []byte, tables []Table, block int) bool {
 	n := len(src)
 	if len(dst) != 2*n || block <= 0 || len(tables) < (n+block-1)/block {
@@ -36,7 +37,7 @@ func FP8(dst, src []byte, tables []Table, block int) bool {
 	ok := true
 	for i := 0; i < n; i += block {
 		end := min(i+block, n)
-		ok = fp8(dst[2*i:2*end], src[i:end], &tables[i/block]) && ok
+		ok = fastest.fp8(dst[2*i:2*end], src[i:end], &tables[i/block]) && ok
 	}
 	return ok
 }
@@ -46,7 +47,7 @@ func fp8Go(dst, src []byte, t *Table) bool {
 	dst = dst[:2*len(src)]
 	for i, c := range src {
 		ok = ok && c&0x7f != 0x7f
-		binary.LittleEndian.PutUint16(dst[2*i:], t[c])
+		dst[2*i], dst[2*i+1] = t.low[c&0x7f], t.high[c&0x7f]|c&0x80
 	}
 	return ok
 }
@@ -118,7 +119,7 @@ func Widen(dst []float32, src []byte) {
 	if len(src) != 2*len(dst) {
 		panic("kernel: Widen: lengths disagree")
 	}
-	widen(dst, src)
+	fastest.widen(dst, src)
 }
 
 func widenGo(dst []float32, src []byte) {
@@ -128,7 +129,9 @@ func widenGo(dst []float32, src []byte) {
 }
 
 // Finite reports whether all BF16 values are.
-func Finite(src []byte) bool {
+func Finite(src []byte) bool { return fastest.finite(src) }
+
+func finiteGo(src []byte) bool {
 	for i := 0; i+1 < len(src); i += 2 {
 		if src[i+1]&0x7f == 0x7f && src[i]&0x80 != 0 {
 			return false

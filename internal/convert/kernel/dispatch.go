@@ -1,15 +1,29 @@
 package kernel
 
-func fp8(dst, src []byte, t *Table) bool { return fp8Go(dst, src, t) }
+// ops is one implementation of the inner loops. The functions of loss take whole
+// groups of sixteen elements; the others take any number.
+type ops struct {
+	name      string
+	fp8       func(dst, src []byte, t *Table) bool
+	finite    func(src []byte) bool
+	widen     func(dst []float32, src []byte)
+	round     func(dst []byte, x []float32)
+	maxAbs    func(x []float32) uint32
+	maxAbs16  func(src []byte) uint32
+	int8s     func(dst []byte, x []float32, scale float32, narrow bool)
+	int8s16   func(dst, src []byte, scale float32, narrow bool)
+	e4m3      func(dst []byte, x []float32, scale float32)
+	roundLoss func(x []float32, rounded []byte, s *partial)
+	int8Loss  func(x []float32, codes []byte, b *int8Bound, s *partial)
+}
 
-func widen(dst []float32, src []byte) { widenGo(dst, src) }
+func goOps() *ops {
+	return &ops{name: "go", fp8: fp8Go, finite: finiteGo, widen: widenGo, round: roundGo, maxAbs: maxAbsGo,
+		maxAbs16: maxAbs16Go, int8s: int8Go, int8s16: int8Go16, e4m3: e4m3Go, roundLoss: roundLossGo, int8Loss: int8LossGo}
+}
 
-func round(dst []byte, x []float32) { roundGo(dst, x) }
+// fastest is what this processor runs best. It is set once.
+var fastest = available()[0]
 
-func roundLoss(x []float32, rounded []byte) Loss { return roundLossGo(x, rounded) }
-
-func maxAbs(x []float32) uint32 { return maxAbsGo(x) }
-
-func int8s(dst []byte, x []float32, scale float32, narrow bool) { int8Go(dst, x, scale, narrow) }
-
-func int8Loss(x []float32, codes []byte, b int8Bound) Loss { return int8LossGo(x, codes, b) }
+// Describe names the instruction set in use.
+func Describe() string { return fastest.name }

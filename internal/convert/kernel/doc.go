@@ -10,3 +10,5 @@
 // BF16, FP8 and FP4 values are bytes as stored, little-endian. A function panics
 // where the lengths of its arguments disagree: that is a mistake of the program.
 package kernel
+
+//go:generate go -C ../../../tools/asm run ./convert -out ../../internal/convert/kernel

@@ -18,7 +18,29 @@ func Int8(dst []byte, x []float32, scale float32, narrow bool) {
 	if len(dst) != len(x) {
 		panic("kernel: Int8: lengths disagree")
 	}
-	int8s(dst, x, scale, narrow)
+	fastest.int8s(dst, x, scale, narrow)
+}
+
+// Int8From16 is Int8 of BF16 bytes.
+func Int8From16(dst, src []byte, scale float32, narrow bool) {
+	if 2*len(dst) != len(src) {
+		panic("kernel: Int8From16: lengths disagree")
+	}
+	fastest.int8s16(dst, src, scale, narrow)
+}
+
+// invertible reports whether dividing by a scale may be done by its reciprocal and
+// two corrections: nothing overflows, and what is rounded off is no subnormal
+// wherever the quotient is not far below one half.
+func invertible(scale float32) bool { return scale >= 0x1p-60 && scale <= 0x1p60 }
+
+func int8Go16(dst, src []byte, scale float32, narrow bool) {
+	var x [256]float32
+	for i := 0; i < len(dst); i += len(x) {
+		n := min(len(x), len(dst)-i)
+		widenGo(x[:n], src[2*i:2*(i+n)])
+		int8Go(dst[i:i+n], x[:n], scale, narrow)
+	}
 }
 
 func int8Go(dst []byte, x []float32, scale float32, narrow bool) {
@@ -41,18 +63,24 @@ func Int8Loss(x []float32, codes []byte, scale float32, narrow, wide bool) Loss 
 	if len(codes) != len(x) {
 		panic("kernel: Int8Loss: lengths disagree")
 	}
-	return int8Loss(x, codes, newInt8Bound(scale, narrow, wide))
+	b := newInt8Bound(scale, narrow, wide)
+	var s partial
+	whole := len(x) &^ (lanes - 1)
+	fastest.int8Loss(x[:whole], codes[:whole], b, &s)
+	int8LossGo(x[whole:], codes[whole:], b, &s)
+	return s.loss()
 }
 
 // int8Bound is what the bound of an element is made of:
 //
-//	scale × (½ + |t| 2^-22 + quotient × halfstep(t)) + source × halfstep(x)
+//	scale × max(½ + |t| slope + quotient × halfstep(t), min(t - 127, clip)) + source × halfstep(x)
 //
-// with t = |x| × inverse, which is a little larger than |x| / scale.
-type int8Bound struct{ scale, inverse, quotient, source float64 }
+// with t = |x| × inverse, which is a little larger than |x| / scale. The assembly
+// knows this layout.
+type int8Bound struct{ scale, inverse, quotient, source, slope, half, top, clip float64 }
 
-func newInt8Bound(scale float32, narrow, wide bool) int8Bound {
-	b := int8Bound{scale: float64(scale), inverse: 1 / float64(scale) * (1 + 0x1p-20)}
+func newInt8Bound(scale float32, narrow, wide bool) *int8Bound {
+	b := &int8Bound{scale: float64(scale), inverse: 1 / float64(scale) * (1 + 0x1p-20), slope: 0x1p-22, half: 0.5, top: 127, clip: 1 + 0x1p-9}
 	if narrow {
 		b.quotient = 1
 		if wide {
@@ -63,16 +91,15 @@ func newInt8Bound(scale float32, narrow, wide bool) int8Bound {
 	return b
 }
 
-func int8LossGo(x []float32, codes []byte, b int8Bound) Loss {
-	var s sums
+func int8LossGo(x []float32, codes []byte, b *int8Bound, s *partial) {
 	for i, v := range x {
 		w := float64(v)
 		t := float64(math.Abs(w) * b.inverse)
-		inner := float64(0.5+float64(t*0x1p-22)) + float64(b.quotient*halfStep(t))
+		inner := float64(float64(t*b.slope)+b.half) + float64(b.quotient*halfStep(t))
+		inner = max(inner, min(t-b.top, b.clip))
 		bound := float64(b.scale*inner) + float64(b.source*halfStep(w))
 		s.add(i, w, float64(float64(int8(codes[i]))*b.scale), bound)
 	}
-	return s.loss()
 }
 
 // E4M3 writes the codes of x under a scale: x/scale, a float32 division, rounded
@@ -81,6 +108,10 @@ func E4M3(dst []byte, x []float32, scale float32) {
 	if len(dst) != len(x) {
 		panic("kernel: E4M3: lengths disagree")
 	}
+	fastest.e4m3(dst, x, scale)
+}
+
+func e4m3Go(dst []byte, x []float32, scale float32) {
 	for i, w := range x {
 		dst[i] = tensor.ToF8E4M3(w / scale)
 	}
@@ -92,13 +123,13 @@ func E4M3Loss(x []float32, codes []byte, scale float32) Loss {
 	if len(codes) != len(x) {
 		panic("kernel: E4M3Loss: lengths disagree")
 	}
-	var s sums
+	var s partial
 	f := float64(scale)
 	for i, v := range x {
 		w := float64(v)
 		t := math.Abs(w) / f * (1 + 0x1p-22)
 		power := math.Float64frombits(math.Float64bits(t) & 0x7ff0000000000000)
-		half := math.Max(power*0x1p-4, 0x1p-10)
+		half := max(power*0x1p-4, 0x1p-10)
 		s.add(i, w, float64(tensor.FromF8E4M3(codes[i]))*f, f*float64(half+float64(t*0x1p-22)))
 	}
 	return s.loss()

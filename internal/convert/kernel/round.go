@@ -30,27 +30,38 @@ func (l *Loss) Add(o Loss) {
 // lanes is how many partial sums a row is measured in.
 const lanes = 16
 
-// sums are a row's partial sums. Element i belongs to lane i modulo 16.
-type sums struct {
+// partial is a row's sums on their way: element i belongs to lane i modulo 16 of
+// signal and noise, and to some lane of most and bounds. The assembly knows this
+// layout.
+type partial struct {
 	signal, noise [lanes]float64
-	max, bound    float64
-	bad           bool
+	most, bounds  [8]float64
+	bad           uint32
 }
 
 // add takes one element in. The conversions keep compilers from fusing, and a
 // comparison that a NaN fails marks the row as bad.
-func (s *sums) add(i int, value, decoded, bound float64) {
+func (s *partial) add(i int, value, decoded, bound float64) {
 	d := math.Abs(value - decoded)
-	s.max, s.bound = math.Max(s.max, d), math.Max(s.bound, bound)
+	if d > s.most[0] {
+		s.most[0] = d
+	}
+	if bound > s.bounds[0] {
+		s.bounds[0] = bound
+	}
 	s.signal[i%lanes] += float64(value * value)
 	s.noise[i%lanes] += float64(d * d)
 	if !(d <= bound) {
-		s.bad = true
+		s.bad = 1
 	}
 }
 
-func (s *sums) loss() Loss {
-	return Loss{Max: s.max, Bound: s.bound, Signal: tree(&s.signal), Noise: tree(&s.noise), Bad: s.bad}
+func (s *partial) loss() Loss {
+	l := Loss{Signal: tree(&s.signal), Noise: tree(&s.noise), Bad: s.bad != 0}
+	for i := range s.most {
+		l.Max, l.Bound = max(l.Max, s.most[i]), max(l.Bound, s.bounds[i])
+	}
+	return l
 }
 
 // tree adds sixteen lanes: l and l+8, then l+4, l+2, l+1.
@@ -68,7 +79,7 @@ func tree(x *[lanes]float64) float64 {
 // below |x|, and 2^-134 among subnormals.
 func halfStep(x float64) float64 {
 	power := math.Float64frombits(math.Float64bits(x) & 0x7ff0000000000000)
-	return math.Max(power*0x1p-8, 0x1p-134)
+	return max(power*0x1p-8, 0x1p-134)
 }
 
 // Round writes x as BF16 bytes, ties to even.
@@ -76,7 +87,7 @@ func Round(dst []byte, x []float32) {
 	if len(dst) != 2*len(x) {
 		panic("kernel: Round: lengths disagree")
 	}
-	round(dst, x)
+	fastest.round(dst, x)
 }
 
 func roundGo(dst []byte, x []float32) {
@@ -91,21 +102,34 @@ func RoundLoss(x []float32, rounded []byte) Loss {
 	if len(rounded) != 2*len(x) {
 		panic("kernel: RoundLoss: lengths disagree")
 	}
-	return roundLoss(x, rounded)
+	var s partial
+	whole := len(x) &^ (lanes - 1)
+	fastest.roundLoss(x[:whole], rounded[:2*whole], &s)
+	roundLossGo(x[whole:], rounded[2*whole:], &s)
+	return s.loss()
 }
 
-func roundLossGo(x []float32, rounded []byte) Loss {
-	var s sums
+func roundLossGo(x []float32, rounded []byte, s *partial) {
 	for i, v := range x {
 		w := float64(v)
 		decoded := float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(rounded[2*i:])) << 16))
 		s.add(i, w, decoded, halfStep(w))
 	}
-	return s.loss()
 }
 
 // MaxAbs is the largest magnitude; a NaN counts as more than infinity, whose bits it exceeds.
-func MaxAbs(x []float32) float32 { return math.Float32frombits(maxAbs(x)) }
+func MaxAbs(x []float32) float32 { return math.Float32frombits(fastest.maxAbs(x)) }
+
+// MaxAbs16 is MaxAbs of BF16 bytes.
+func MaxAbs16(src []byte) float32 { return math.Float32frombits(fastest.maxAbs16(src)) }
+
+func maxAbs16Go(src []byte) uint32 {
+	var top uint16
+	for i := 0; i+1 < len(src); i += 2 {
+		top = max(top, binary.LittleEndian.Uint16(src[i:])&0x7fff)
+	}
+	return uint32(top) << 16
+}
 
 func maxAbsGo(x []float32) uint32 {
 	var top uint32
@@ -117,6 +141,9 @@ func maxAbsGo(x []float32) uint32 {
 
 // FirstNonFinite returns the index of the first value that is NaN or infinite, or -1.
 func FirstNonFinite(x []float32) int {
+	if fastest.maxAbs(x) < 0x7f800000 {
+		return -1
+	}
 	for i, v := range x {
 		if math.Float32bits(v)&0x7f800000 == 0x7f800000 {
 			return i

@@ -105,16 +105,20 @@ func (g *narrowProduct) blocks(s *scratch, t *Target, p0, p1 int) {
 
 // sumBlock adds one block of K to the rows of a few panels.
 func (g *narrowProduct) sumBlock(wide, sums []float32, t *Target, p0, p1, k, deep int) {
-	for p := p0; p < p1; p++ {
+	cols := min(p1*panelCols, t.B.cols) - p0*panelCols
+	done := g.rowSums(sums, t, p0, p1, k, deep) // of one row; what is left of it, and more rows, go through wide
+	for p := p0 + done; p < p1; p++ {
 		t.B.widenCodes(g.w, wide[(p-p0)*deep*panelCols:], p, k, k+deep)
 	}
-	cols := min(p1*panelCols, t.B.cols) - p0*panelCols
 	for i := range g.strips {
+		if p0+done == p1 {
+			break
+		}
 		from, to, a := g.strip(i)
-		x := t.block(from, to-from, p0, p1)
+		x := t.block(from, to-from, p0+done, p1)
 		x.a, x.ars, x.aks = a[k*(to-from):], 1, to-from
-		x.b, x.bps, x.k = wide, deep*panelCols, deep
-		x.c, x.ldc = sums[(from-g.r0)*cols:], cols
+		x.b, x.bps, x.k = wide[done*deep*panelCols:], deep*panelCols, deep
+		x.c, x.ldc = sums[(from-g.r0)*cols+done*panelCols:], cols
 		g.o.block(x)
 	}
 	var scales [widePanels * panelCols]float32
@@ -127,3 +131,26 @@ func (g *narrowProduct) sumBlock(wide, sums []float32, t *Target, p0, p1, k, dee
 		g.w.addScaled(c, sums[(r-g.r0)*cols:][:cols], scales[:cols], g.rowScales[r*t.B.across+k/t.B.block[1]])
 	}
 }
+
+// rowSums sums one block of K for a single row, widening in registers, and
+// returns how many panels it did.
+func (g *narrowProduct) rowSums(sums []float32, t *Target, p0, p1, k, deep int) (done int) {
+	f, b := g.w.row(t.B), t.B
+	if _, aks := g.a.steps(); f == nil || aks != 1 || g.r1-g.r0 != 1 {
+		return 0
+	}
+	a, panel := &g.a.RowRange(g.r0, g.r1).Data[k], b.rows*panelCols
+	for p := p0; p+g.w.rowPanels <= p1 && (p+g.w.rowPanels)*panelCols <= b.cols; p += g.w.rowPanels {
+		f(a, &b.data[p*panel+k*panelCols], panel, &unitScales[0], &sums[done*panelCols], deep, false)
+		done += g.w.rowPanels
+	}
+	return done
+}
+
+// unitScales are for codes that are not to be scaled yet. Never written to.
+var unitScales = func() (x [4 * panelCols]float32) {
+	for i := range x {
+		x[i] = 1
+	}
+	return x
+}()

@@ -81,8 +81,7 @@ func (b *Narrow) widenCodes(w *wideOps, dst []float32, p, k0, k1 int) {
 	dst = dst[:(k1-k0)*panelCols]
 	src := b.data[(p*b.rows+k0)*panelCols:][:len(dst)]
 	if len(dst) > 0 && w.e4m3 != nil && !b.nan.Load() {
-		ones := [panelCols]float32{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
-		w.e4m3(&dst[0], &src[0], &ones[0], k1-k0)
+		w.e4m3(&dst[0], &src[0], &unitScales[0], k1-k0)
 		return
 	}
 	for i, c := range src {

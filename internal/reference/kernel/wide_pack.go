@@ -44,9 +44,10 @@ const PanelCols = panelCols
 // others filled in the layout of Packed: column j of row i is number
 // (j/32·rows + i)·32 + j%32. What the last panel holds beyond cols must be
 // finite.
-func View(data []float32, rows, cols int) *Packed {
-	if rows < 0 || cols < 0 || packedSize(rows, cols) > len(data) {
-		panic(fmt.Sprintf("kernel: a view of %d×%d in %d numbers", rows, cols, len(data)))
+func View(data []float32, rows, cols int) Packed {
+	size := packedSize(rows, cols)
+	if rows|cols < 0 || size > len(data) {
+		panic("kernel: a view reaches beyond its numbers")
 	}
-	return &Packed{rows: rows, cols: cols, data: data[:packedSize(rows, cols)]}
+	return Packed{rows: rows, cols: cols, data: data[:size]}
 }

@@ -194,6 +194,8 @@ func TestNarrowRefusesWrongShapes(t *testing.T) {
 		"a row before":     func() { NewNarrow(BF16, 3, 4).SetRows(-1, make([]byte, 8)) },
 		"reading a row":    func() { NewNarrow(BF16, 3, 4).Row(make([]float32, 4), 3) },
 		"reading too much": func() { NewNarrow(BF16, 3, 4).Row(make([]float32, 5), 0) },
+		"a view too wide":  func() { View(make([]float32, 64), 2, 33) },
+		"packing one row":  func() { NewPacked(64, 2).SetRows(0, make([]float32, 2)) },
 		"a product's shape": func() {
 			GemmNarrow(nil, Dense(make([]float32, 4), 1, 4), NewNarrow(BF16, 3, 5), Dense(make([]float32, 3), 1, 3), false)
 		},

@@ -182,7 +182,7 @@ func (j *job) score(from int, rows [][]float32) {
 		if at < j.scored || at >= len(j.prompt) {
 			continue
 		}
-		before := j.prompt[max(0, at-contextTokens):at]
+		before := j.prompt[max(1, at-contextTokens):at] // the first token has no entry, and vLLM takes context from entries
 		j.scores = append(j.scores, positionOf(j.tok, row, before, j.prompt[at], j.params.promptLogprobs))
 		j.scored = at + 1
 	}

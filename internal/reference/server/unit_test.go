@@ -240,6 +240,25 @@ func TestTokenText(t *testing.T) {
 	}
 }
 
+// TestPromptTextsAreVLLMs: a character that begins in the prompt's first token
+// is nobody's, since vLLM reads the bytes before a token from the entries
+// before it, and the first token has none.
+func TestPromptTextsAreVLLMs(t *testing.T) {
+	tok := byteTokenizer(t)
+	for prompt, want := range map[string]string{"\xc3\xa9": "", "x\xc3\xa9": "é"} {
+		ids := tok.Encode(prompt)
+		rows := make([][]float32, len(ids))
+		for i := range rows {
+			rows[i] = make([]float32, tok.Size())
+		}
+		j := &job{tok: tok, prompt: ids, scored: 1, params: params{promptLogprobs: 0}}
+		j.score(0, rows)
+		if got := j.scores[len(j.scores)-1][0].text; got != want {
+			t.Errorf("last token of %q: %q, want %q", prompt, got, want)
+		}
+	}
+}
+
 func TestPythonsJSONErrors(t *testing.T) {
 	for _, c := range []struct {
 		body    string
