@@ -41,7 +41,8 @@ func (p *pass) route(m *moe, la *layerActs, r0, r1 int, s *scratch) {
 
 // choose fills ids with the chosen experts in ascending order. With a bias
 // (deepseek_v3) it is added for the choice only, and experts outside the best
-// groups count as zero, as transformers has it; a group's score is the sum of
+// groups are out (−Inf, as transformers 5 and vLLM have it; transformers 4.57
+// counted them as zero); a group's score is the sum of
 // its two best. Of equal scores the lower index wins.
 func (c *Config) choose(ids []int32, scores, bias []float32, s *scratch) {
 	choice := fit(&s.a, len(scores))
@@ -87,7 +88,9 @@ func (c *Config) maskGroups(choice []float32, s *scratch) {
 				worst = g
 			}
 		}
-		clear(choice[worst*width:][:width])
+		for i := range width {
+			choice[worst*width+i] = float32(math.Inf(-1))
+		}
 		groups[worst] = float32(math.Inf(1))
 	}
 }

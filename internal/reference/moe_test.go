@@ -21,7 +21,7 @@ func TestChoiceOfExperts(t *testing.T) {
 		{"of equal groups the first", 2, 1, []float32{0.5, 0.5, 0.5, 0.5}, make([]float32, 4), []int32{0, 1}},
 		{"bias moves the group", 2, 1, []float32{0.9, 0.1, 0.6, 0.5}, []float32{0, 0.5, 0, 0}, []int32{0, 1}},
 		{"two groups of three", 3, 2, []float32{0.1, 0.1, 0.9, 0.2, 0.8, 0.2}, make([]float32, 6), []int32{2, 4}},
-		{"a masked expert counts as zero", 2, 1, []float32{0.9, 0.1, 0.2, 0.1}, []float32{0, -0.5, 0, 0}, []int32{0, 2}},
+		{"an expert of a rejected group is never chosen", 2, 1, []float32{0.9, 0.1, 0.2, 0.1}, []float32{0, -0.5, 0, 0}, []int32{0, 1}},
 	} {
 		config := &Config{ModelType: DeepseekV3, NumExperts: len(c.scores), NumExpertsPerTok: 2, NumGroup: c.groups, TopKGroup: c.keep}
 		ids := make([]int32, 2)
