@@ -6,76 +6,43 @@ Every check prints one line; the last line counts them. A check that was not
 run says why and is counted as skipped, never as passed.
 """
 
-import contextlib
 import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 
-TARBERT, HOME = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
+from checks import Checks, Skip, Tarbert, end_on_signals, scratch
+
+TARBERT, HOME = Tarbert(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve()
 ENGINES = os.environ.get("TARBERT_ENGINES") == "yes"
-results = {"passed": 0, "failed": 0, "skipped": 0}
+CHECKS = Checks()
+end_on_signals()
 
 
 def check(name):
+    """Runs the function at once, as a check of that name."""
+
     def wrap(f):
-        if getattr(f, "needs_engines", False) and not ENGINES:
-            results["skipped"] += 1
-            print(f"skip  {name}: PyTorch and transformers are not installed here")
-            return f
-        try:
-            detail = f()
-        except Exception as e:  # one broken check must not hide the others
-            results["failed"] += 1
-            print(f"FAIL  {name}: {type(e).__name__}: {e}")
-            return f
-        results["passed"] += 1
-        print(f"ok    {name}: {detail}")
+        CHECKS.run(name, f)
         return f
 
     return wrap
 
 
 def engines(f):
-    f.needs_engines = True
-    return f
+    """Marks a check that needs PyTorch and transformers."""
+
+    def skip():
+        raise Skip("PyTorch and transformers are not installed here")
+
+    return f if ENGINES else skip
 
 
-def tarbert(*args, **kw):
-    return subprocess.run([TARBERT, "--home", str(HOME), *map(str, args)], check=True, capture_output=True, text=True, **kw)
-
-
-SHOW = json.loads(tarbert("--json", "release", "show", "sums-1").stdout)
+SHOW = json.loads(TARBERT.run("--home", HOME, "--json", "release", "show", "sums-1"))
 MODELS = {m["name"]: pathlib.Path(HOME, m["path"]) for m in SHOW["models"]}
 RELEASED, CHECKPOINT = MODELS["released"], MODELS["checkpoint"]
-
-
-@contextlib.contextmanager
-def serving(model, precision):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    p = subprocess.Popen([TARBERT, "serve", str(model), "--precision", precision, "--addr", f"127.0.0.1:{port}", "--name", "sums"],
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(url + "/health", timeout=1)
-                break
-            if p.poll() is not None:
-                raise RuntimeError(p.stderr.read().decode())
-            time.sleep(0.05)
-        yield url
-    finally:
-        p.terminate()
-        p.wait(10)
 
 
 @check("model_signing verifies the released model")
@@ -83,16 +50,16 @@ def _():
     signature, key = pathlib.Path(HOME, SHOW["model_signature"]), pathlib.Path(HOME, SHOW["public_key"])
     cmd = [str(pathlib.Path(sys.executable).parent / "model_signing"), "verify", "key",
            "--public_key", str(key), "--signature", str(signature)]
-    subprocess.run([*cmd, str(RELEASED)], check=True, capture_output=True)
-    with tempfile.TemporaryDirectory() as tmp:
-        copy = pathlib.Path(tmp, "model")
+    subprocess.run([*cmd, str(RELEASED)], check=True, capture_output=True, timeout=120)
+    with scratch() as tmp:
+        copy = tmp / "model"
         shutil.copytree(RELEASED, copy)
         victim = next(copy.glob("*.safetensors"))
         victim.chmod(0o644)
         data = bytearray(victim.read_bytes())
         data[-1] ^= 1
         victim.write_bytes(data)
-        if subprocess.run([*cmd, str(copy)], capture_output=True).returncode == 0:
+        if subprocess.run([*cmd, str(copy)], capture_output=True, timeout=120).returncode == 0:
             raise AssertionError("it also accepts the model with one bit changed")
     return "accepted as released, refused with one bit changed"
 
@@ -112,8 +79,8 @@ def _():
 @check("OpenAI's SDK completes, chats, streams and reads prompt_logprobs")
 def _():
     import openai
-    with serving(RELEASED, "w8a8") as url:
-        client = openai.OpenAI(base_url=url + "/v1", api_key="none")
+    with scratch() as tmp, TARBERT.serve(RELEASED, tmp / "log", "sums", "w8a8") as server:
+        client = openai.OpenAI(base_url=server.ready().url + "/v1", api_key="none", timeout=60)
         name = client.models.list().data[0].id
         done = client.completions.create(model=name, prompt="12+34=", max_tokens=48, temperature=0,
                                          extra_body={"prompt_logprobs": 5, "return_token_ids": True})
@@ -137,11 +104,7 @@ def _():
     from transformers import AutoTokenizer
     tok = AutoTokenizer.from_pretrained(RELEASED)
     texts = ["12+345=", "<think>7+8+0=15;</think>357", "naïve ☃ 数", "<|eos|>", ""]
-    lines = "".join(json.dumps({"id": str(i), "text": t}) + "\n" for i, t in enumerate(texts))
-    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
-        f.write(lines)
-        f.flush()
-        ours = [json.loads(x)["tokens"] for x in tarbert("tokenize", RELEASED, "--input", f.name).stdout.splitlines()]
+    ours = [x["tokens"] for x in TARBERT.tokenize(RELEASED, [{"id": str(i), "text": t} for i, t in enumerate(texts)])]
     theirs = [tok(t, add_special_tokens=False)["input_ids"] for t in texts]
     assert ours == theirs, (ours, theirs)
     return f"{len(texts)} texts, ids equal"
@@ -153,17 +116,9 @@ def _():
     import torch
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32, attn_implementation="eager").eval()
-    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
-        prompts = []
-        for i, text in enumerate(["12+345=", "999+999=<think>9+9+0=18;9+9+1=19;9+9+1=19</think>1998", "70+8="]):
-            f.write(json.dumps({"id": str(i), "text": text}) + "\n")
-        f.flush()
-        prompts = [json.loads(x)["tokens"] for x in tarbert("tokenize", CHECKPOINT, "--input", f.name).stdout.splitlines()]
-    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
-        for i, p in enumerate(prompts):
-            f.write(json.dumps({"id": str(i), "tokens": p}) + "\n")
-        f.flush()
-        ours = [json.loads(x)["logprobs"] for x in tarbert("score", CHECKPOINT, "--tokens", f.name, "--precision", "f32").stdout.splitlines()]
+    texts = ["12+345=", "999+999=<think>9+9+0=18;9+9+1=19;9+9+1=19</think>1998", "70+8="]
+    prompts = [x["tokens"] for x in TARBERT.tokenize(CHECKPOINT, [{"id": str(i), "text": t} for i, t in enumerate(texts)])]
+    ours = [logprobs for logprobs, _ in TARBERT.score(CHECKPOINT, prompts, top=1)]
     worst = 0.0
     for tokens, mine in zip(prompts, ours):
         with torch.no_grad():
@@ -174,5 +129,4 @@ def _():
     return f"max |Δ log p| {worst:.2e} over {sum(map(len, prompts))} tokens"
 
 
-print(f"{results['passed']} passed, {results['failed']} failed, {results['skipped']} skipped")
-sys.exit(1 if results["failed"] else 0)
+sys.exit(CHECKS.finish())

@@ -161,6 +161,10 @@ class Tarbert:
         if not os.access(self.path, os.X_OK):
             sys.exit(f"{self.path} is not a program: build it first (make build)")
 
+    def run(self, *args, seconds=300):
+        """The standard output of a command."""
+        return output([self.path, *args], seconds)
+
     def score(self, model, sequences, top, precision="f32"):
         """Per token list: log-probabilities and the top-k pairs, entry 0 null."""
         records = [{"id": str(i), "tokens": t} for i, t in enumerate(sequences)]

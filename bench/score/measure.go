@@ -156,7 +156,6 @@ func (d *decoding) print(w io.Writer) {
 // reader reads memory that no cache holds.
 type reader struct {
 	parts [][]float32
-	next  int
 }
 
 // newReader shares 512 MiB out to threads: with less, a server's last cache

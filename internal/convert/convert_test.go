@@ -439,7 +439,7 @@ func TestReportPrints(t *testing.T) {
 	if err := rep.WriteText(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"stays float: *.self_attn.kv_b_proj (", "quantised model.layers.0.mlp.down_proj.weight [64 112] F32>I8", " dB: ", rep.SourceDigest, rep.Digest} {
+	for _, want := range []string{"stays float: *.self_attn.kv_b_proj (", "quantised   model.layers.0.mlp.down_proj.weight [64 112] F32>I8", "int8 with compatible rounding; compatible rounding gives 4", " dB: ", rep.SourceDigest, rep.Digest} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the report does not say %q:\n%.600s", want, b.String())
 		}

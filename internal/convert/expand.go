@@ -18,17 +18,13 @@ const (
 
 // expander turns FP4 with a scale for 32 columns into FP8 with a scale for a
 // tile, as DeepSeek's own conversion does, and proves for each tile that not one
-// number changes. It keeps the tables of one row of tiles.
-type expander struct {
-	tile   [2]int64
-	shifts [256]*kernel.Expansion // by difference of exponents + 128, made when met
-	exact  [256]bool
-}
+// number changes.
+type expander struct{ tile [2]int64 }
 
 // expandFP4 returns the expansion into tiles. Bands are whole rows of tiles.
 func expandFP4(tile [2]int64) func(v *values) error {
 	return func(v *values) error {
-		x := &expander{tile: tile}
+		x := expander{tile: tile}
 		across := blocks(v.cols, tile[1])
 		v.buf.out = grow(v.buf.out, v.rows*v.cols)
 		scales := make([]byte, 0, 4*across*blocks(v.rows, tile[0]))
@@ -52,7 +48,7 @@ func expandFP4(tile [2]int64) func(v *values) error {
 }
 
 // row expands one row of tiles and returns their exponents.
-func (x *expander) row(v *values, top, across int64) ([]byte, error) {
+func (x expander) row(v *values, top, across int64) ([]byte, error) {
 	groups := blocks(v.cols, fp4Group)
 	per := x.tile[1] / fp4Group // groups in a tile's row
 	bottom := min(top+x.tile[0], v.rows)
@@ -68,35 +64,25 @@ func (x *expander) row(v *values, top, across int64) ([]byte, error) {
 		exponents[i] = max(high, headroom) - headroom
 		v.loss.tile(int(high) - int(low))
 	}
-	v.buf.ends = grow(v.buf.ends, groups)
+	v.buf.shifts = grow(v.buf.shifts, groups)
 	for r := top; r < bottom; r++ {
 		for g := range groups {
 			e := v.scales[r*groups+g]
-			table, exact := x.table(int(e) - int(exponents[g/per]))
-			if !exact {
-				if err := x.unused(v, r, g, table); err != nil {
+			shift := kernel.NewShift(int(e) - int(exponents[g/per]))
+			if !shift.Exact() {
+				if err := x.unused(v, r, g, shift); err != nil {
 					return nil, err
 				}
 			}
-			v.buf.ends[g] = table
+			v.buf.shifts[g] = shift
 		}
-		kernel.Expand(v.buf.out[r*v.cols:(r+1)*v.cols], v.stored(r), v.buf.ends)
+		kernel.Expand(v.buf.out[r*v.cols:(r+1)*v.cols], v.stored(r), v.buf.shifts)
 	}
 	return exponents, nil
 }
 
-// table is the expansion under a shift, and whether all sixteen codes keep their value.
-func (x *expander) table(shift int) (*kernel.Expansion, bool) {
-	i := shift + 248 // shifts go from -248 to 6
-	if x.shifts[i] == nil {
-		x.shifts[i] = new(kernel.Expansion)
-		x.exact[i] = x.shifts[i].Fill(shift)
-	}
-	return x.shifts[i], x.exact[i]
-}
-
-// unused makes sure that no code occurs that its table would change.
-func (x *expander) unused(v *values, r, group int64, t *kernel.Expansion) error {
+// unused makes sure that no code occurs that the shift would change.
+func (x expander) unused(v *values, r, group int64, shift kernel.Shift) error {
 	row := v.stored(r)
 	groups := blocks(v.cols, fp4Group)
 	e := v.scales[r*groups+group]
@@ -105,7 +91,7 @@ func (x *expander) unused(v *values, r, group int64, t *kernel.Expansion) error 
 		value := float64(kernel.FP4Value(code))
 		tile := group / (x.tile[1] / fp4Group)
 		top := v.tileTop(r, tile, x.tile)
-		if kept := float64(tensor.FromF8E4M3(t[code])); kept != math.Ldexp(value, int(e)-int(top)+headroom) {
+		if kept := float64(tensor.FromF8E4M3(shift.Code(code))); kept != math.Ldexp(value, int(e)-int(top)+headroom) {
 			return violation("lossless", v.weight.stored.Name,
 				"tile %d, %d: row %d, column %d is %v × 2^%d, but the tile's largest scale is 2^%d, and E4M3 holds scales at most 2^%d apart: convert to %s instead",
 				(v.first+r)/x.tile[0], tile, v.first+r, i, value, int(e)-127, int(top)-127, mostSpread, BF16)

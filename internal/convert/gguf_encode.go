@@ -105,30 +105,38 @@ func hold(kind gguf.Type, x []float32, out []byte, narrow bool, l *kernel.Loss) 
 	switch kind {
 	case gguf.Q8_0:
 		return holdQ8(x, out, l)
-	case gguf.F16:
-		for i, f := range x {
-			if !measure(l, float64(f), float64(tensor.FromF16(binary.LittleEndian.Uint16(out[2*i:]))), halfULP16(f)) {
-				return i
+	case gguf.F16, gguf.BF16:
+	default:
+		return -1 // F32 holds every value
+	}
+	g := *l
+	for i, f := range x {
+		bits := binary.LittleEndian.Uint16(out[2*i:])
+		decoded, bound := tensor.FromF16(bits), halfULP16(f)
+		if kind == gguf.BF16 {
+			decoded, bound = tensor.FromBF16(bits), halfULPBF16(f)
+			if narrow {
+				bound = 0
 			}
 		}
-	case gguf.BF16:
-		bound := 0.0
-		for i, f := range x {
-			if !narrow {
-				bound = halfULPBF16(f)
-			}
-			if !measure(l, float64(f), float64(tensor.FromBF16(binary.LittleEndian.Uint16(out[2*i:]))), bound) {
-				return i
-			}
+		if !measure(&g, float64(f), float64(decoded), bound) {
+			return i
 		}
 	}
-	return -1 // F32 holds every value
+	*l = g
+	return -1
 }
 
-// measure adds one element and reports whether it lies within its bound.
+// measure adds one element and reports whether it lies within its bound. The
+// comparisons are spelt out: max would look for NaN.
 func measure(l *kernel.Loss, source, decoded, bound float64) bool {
 	d := math.Abs(source - decoded)
-	l.Max, l.Bound = max(l.Max, d), max(l.Bound, bound)
+	if d > l.Max {
+		l.Max = d
+	}
+	if bound > l.Bound {
+		l.Bound = bound
+	}
 	// The conversions keep compilers from fusing: the report is the same on every processor.
 	l.Signal += float64(source * source)
 	l.Noise += float64(d * d)
@@ -152,29 +160,52 @@ func halfULPBF16(x float32) float64 {
 // d = max|x|/127 by which the codes were made, and what its rounding to half
 // precision costs each code.
 func holdQ8(x []float32, out []byte, l *kernel.Loss) int {
-	const block, bytes = q8Block, q8Bytes
-	for b := 0; b < len(x); b += block {
-		raw := out[b/block*bytes:]
-		var top float32
-		for _, f := range x[b : b+block] {
-			top = max(top, float32(math.Abs(float64(f))))
-		}
-		d := float64(top) / 127
-		stored := float64(tensor.FromF16(binary.LittleEndian.Uint16(raw)))
-		off := math.Abs(stored - d)
-		if !(off <= halfULP16(float32(d))*(1+0x1p-10)) {
-			return b
-		}
-		for i := b; i < b+block; i++ {
-			code := float64(int8(raw[2+i-b]))
-			bound := d*(0.5+(math.Abs(code)+1)*0x1p-21) + math.Abs(code)*off
-			if stored == 0 { // too small for half precision: the whole block becomes zero
-				bound = float64(top)
-			}
-			if !measure(l, float64(x[i]), code*stored, bound) {
-				return i
-			}
+	for b := 0; b < len(x); b += q8Block {
+		if i := holdBlock((*[q8Block]float32)(x[b:]), (*[q8Bytes]byte)(out[b/q8Block*q8Bytes:]), l); i >= 0 {
+			return b + i
 		}
 	}
+	return -1
+}
+
+func holdBlock(x *[q8Block]float32, out *[q8Bytes]byte, l *kernel.Loss) int {
+	var top uint32
+	for _, f := range x { // magnitudes compare as their bits do
+		if b := math.Float32bits(f) &^ (1 << 31); b > top {
+			top = b
+		}
+	}
+	largest := float64(math.Float32frombits(top))
+	d := largest / 127
+	stored := float64(tensor.FromF16(binary.LittleEndian.Uint16(out[:])))
+	off := math.Abs(stored - d)
+	if !(off <= halfULP16(float32(d))*(1+0x1p-10)) {
+		return 0
+	}
+	base, each := float64(d*(0.5+0x1p-21)), float64(d*0x1p-21)+off // bound = base + |code| × each
+	if stored == 0 {                                               // too small for half precision: the whole block becomes zero
+		base, each = largest, 0
+	}
+	var signal, noise float64
+	worst, most := l.Max, l.Bound
+	for i, f := range x {
+		source, code := float64(f), float64(int8(out[2+i]))
+		e := math.Abs(source - float64(code*stored))
+		bound := base + float64(math.Abs(code)*each)
+		if !(e <= bound) {
+			return i
+		}
+		if e > worst {
+			worst = e
+		}
+		if bound > most {
+			most = bound
+		}
+		signal += float64(source * source)
+		noise += float64(e * e)
+	}
+	l.Max, l.Bound = worst, most
+	l.Signal += signal
+	l.Noise += noise
 	return -1
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 )
 
@@ -148,9 +147,8 @@ func decodeLine(line string, v any) bool {
 	if len(line) < 10 || line[8] != ' ' || line[len(line)-1] != '\n' {
 		return false
 	}
-	sum, err := strconv.ParseUint(line[:8], 16, 32)
 	b := []byte(line[9 : len(line)-1])
-	return err == nil && uint32(sum) == crc32.Checksum(b, castagnoli()) && json.Unmarshal(b, v) == nil
+	return line[:8] == fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli())) && json.Unmarshal(b, v) == nil
 }
 
 // append adds a record, in one write. Now and then it puts what was converted on

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -225,22 +226,27 @@ func total(tensors []TensorReport) Totals {
 // WriteText prints the report for people: the totals, the ignore list, and one
 // line per tensor.
 func (r *Report) WriteText(w io.Writer) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s to %s (%s rounding): %d tensors, %d quantised, %d cast, %d copied, %d dropped; %d bytes in, %d out\n",
-		r.Architecture, r.Format, r.Rounding, r.Totals.Tensors, r.Totals.Quantised, r.Totals.Cast, r.Totals.Copied, r.Totals.Dropped,
-		r.Totals.BytesIn, r.Totals.BytesOut)
-	fmt.Fprintf(&b, "source %s\nresult %s\n", r.SourceDigest, r.Digest)
+	b := bufio.NewWriter(w)
+	t := r.Totals
+	fmt.Fprintf(b, "%s to %s: %d tensors, %d quantised, %d dequantised, %d expanded, %d cast, %d copied, %d dropped; %d bytes in, %d out\n",
+		r.Architecture, r.Format, t.Tensors, t.Quantised, t.Dequantised, t.Expanded, t.Cast, t.Copied, t.Dropped, t.BytesIn, t.BytesOut)
+	if t.CompatibleSQNR > 0 {
+		fmt.Fprintf(b, "int8 with %s rounding; compatible rounding gives %.2f dB, exact %.2f dB\n", r.Rounding, t.CompatibleSQNR, t.ExactSQNR)
+	}
+	if t.Tiles > 0 {
+		fmt.Fprintf(b, "%d tiles of FP4 are the same numbers in FP8\n", t.Tiles)
+	}
+	fmt.Fprintf(b, "source %s\nresult %s\n", r.SourceDigest, r.Digest)
 	for _, i := range r.Ignored {
-		fmt.Fprintf(&b, "stays float: %s (%s)\n", i.Match, i.Reason)
+		fmt.Fprintf(b, "stays float: %s (%s)\n", i.Match, i.Reason)
 	}
 	for _, t := range r.Tensors {
 		sqnr := "exact"
 		if t.MaxAbsError > 0 {
 			sqnr = fmt.Sprintf("%.2f dB", t.SQNR)
 		}
-		fmt.Fprintf(&b, "%-9s %s %v %s>%s max error %.3g of %.3g, %s: %s\n",
+		fmt.Fprintf(b, "%-11s %s %v %s>%s max error %.3g of %.3g, %s: %s\n",
 			t.Action, t.Name, t.Shape, t.From, t.To, t.MaxAbsError, t.Bound, sqnr, t.Reason)
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return b.Flush() // with the first error of any write
 }

@@ -35,7 +35,7 @@ type buffer struct {
 	narrow, codes    []byte    // a row in BF16; a row of codes
 	tables           []kernel.Table
 	factors          []float32
-	ends             []*kernel.Expansion
+	shifts           []kernel.Shift
 }
 
 func grow[T any](s []T, n int64) []T {

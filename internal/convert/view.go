@@ -22,6 +22,7 @@ type view struct {
 
 	first, n  int64
 	raw       []byte
+	rawScales []byte
 	codes     []float64 // as stored, but for FP8
 	factors   []float64 // of the blocks that the rows cross
 	tables    [][256]float64
@@ -151,7 +152,7 @@ func (v *view) grid() (top, down, across int64) {
 func (v *view) readScales() error {
 	top, down, across := v.grid()
 	var err error
-	_, v.factors, err = window(v.from, v.scale, top*across, down*across, nil, v.factors)
+	v.rawScales, v.factors, err = window(v.from, v.scale, top*across, down*across, v.rawScales, v.factors)
 	return err
 }
 

@@ -57,6 +57,91 @@ DATA fp8Order<>+48(SB)/8, $0x0000000000000003
 DATA fp8Order<>+56(SB)/8, $0x0000000000000007
 GLOBL fp8Order<>(SB), RODATA|NOPTR, $64
 
+// func fp4AVX2(dst *byte, src *byte, exponents *byte, groups int, tables *byte)
+// Requires: AVX, AVX2
+TEXT ·fp4AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         exponents+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	MOVQ         tables+32(FP), SI
+	VPBROADCASTD fp4MaskAVX2<>+0(SB), Y0
+	XORQ         DI, DI
+
+fp4Loop:
+	CMPQ       DI, BX
+	JGE        fp4LoopDone
+	MOVBQZX    (DX)(DI*1), R8
+	SHLQ       $0x05, R8
+	VMOVDQU    (SI)(R8*1), X1
+	VMOVDQU    16(SI)(R8*1), X2
+	VMOVDQU    (CX), X4
+	VPAND      X0, X4, X3
+	VPSRLW     $0x04, X4, X4
+	VPAND      X0, X4, X4
+	VPUNPCKLBW X4, X3, X5
+	VPUNPCKHBW X4, X3, X3
+	VPSHUFB    X5, X1, X4
+	VPSHUFB    X5, X2, X5
+	VPUNPCKLBW X5, X4, X6
+	VMOVDQU    X6, (AX)
+	VPUNPCKHBW X5, X4, X6
+	VMOVDQU    X6, 16(AX)
+	VPSHUFB    X3, X1, X1
+	VPSHUFB    X3, X2, X2
+	VPUNPCKLBW X2, X1, X3
+	VMOVDQU    X3, 32(AX)
+	VPUNPCKHBW X2, X1, X3
+	VMOVDQU    X3, 48(AX)
+	ADDQ       $0x10, CX
+	ADDQ       $0x40, AX
+	ADDQ       $+1, DI
+	JMP        fp4Loop
+
+fp4LoopDone:
+	RET
+
+DATA fp4MaskAVX2<>+0(SB)/4, $0x0f0f0f0f
+GLOBL fp4MaskAVX2<>(SB), RODATA|NOPTR, $4
+
+// func expandAVX2(dst *byte, src *byte, shifts *byte, groups int, tables *byte)
+// Requires: AVX, AVX2
+TEXT ·expandAVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         shifts+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	MOVQ         tables+32(FP), SI
+	VPBROADCASTD expandMaskAVX2<>+0(SB), Y0
+	XORQ         DI, DI
+
+expandLoop:
+	CMPQ       DI, BX
+	JGE        expandLoopDone
+	MOVBQZX    (DX)(DI*1), R8
+	SHLQ       $0x04, R8
+	VMOVDQU    (SI)(R8*1), X1
+	VMOVDQU    (CX), X3
+	VPAND      X0, X3, X2
+	VPSRLW     $0x04, X3, X3
+	VPAND      X0, X3, X3
+	VPUNPCKLBW X3, X2, X4
+	VPUNPCKHBW X3, X2, X2
+	VPSHUFB    X4, X1, X4
+	VMOVDQU    X4, (AX)
+	VPSHUFB    X2, X1, X2
+	VMOVDQU    X2, 16(AX)
+	ADDQ       $0x10, CX
+	ADDQ       $0x20, AX
+	ADDQ       $+1, DI
+	JMP        expandLoop
+
+expandLoopDone:
+	RET
+
+DATA expandMaskAVX2<>+0(SB)/4, $0x0f0f0f0f
+GLOBL expandMaskAVX2<>(SB), RODATA|NOPTR, $4
+
 // func finiteAVX512(src *byte, n int) uint64
 // Requires: AVX, AVX512BW, AVX512F
 TEXT ·finiteAVX512(SB), NOSPLIT, $0-24

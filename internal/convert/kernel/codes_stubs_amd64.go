@@ -7,6 +7,16 @@ package kernel
 //go:noescape
 func fp8AVX512(dst *byte, src *byte, n int, table *byte) uint64
 
+// fp4AVX2 decodes groups of 32 codes.
+//
+//go:noescape
+func fp4AVX2(dst *byte, src *byte, exponents *byte, groups int, tables *byte)
+
+// expandAVX2 maps groups of 32 codes.
+//
+//go:noescape
+func expandAVX2(dst *byte, src *byte, shifts *byte, groups int, tables *byte)
+
 // finiteAVX512 returns what is not zero if one of n BF16 values, a multiple of 32, is not finite.
 //
 //go:noescape

@@ -69,47 +69,84 @@ func FP4(dst, src, exponents []byte) {
 	if len(dst) != 4*len(src) || len(exponents)*fp4Group < 2*len(src) {
 		panic("kernel: FP4: lengths disagree")
 	}
-	var table [16]uint16
-	last := -1
-	for i := 0; i < len(src); i += fp4Group / 2 {
-		if e := int(exponents[i/(fp4Group/2)]); e != last {
-			last = e
-			scale := tensor.FromF8E8M0(uint8(e))
-			for c, v := range fp4 {
-				table[c] = tensor.ToBF16(v * scale)
-			}
+	fastest.fp4(dst, src, exponents)
+}
+
+// fp4Table holds, for each E8M0 scale, the low and the high bytes of sixteen BF16 values.
+type fp4Table [256][2][16]byte
+
+var fp4Tables = makeFP4Tables()
+
+func makeFP4Tables() *fp4Table {
+	t := new(fp4Table)
+	for e := range t {
+		scale := tensor.FromF8E8M0(uint8(e))
+		for c, v := range fp4 {
+			u := tensor.ToBF16(v * scale)
+			t[e][0][c], t[e][1][c] = byte(u), byte(u>>8)
 		}
-		end := min(i+fp4Group/2, len(src))
-		for j, c := range src[i:end] {
-			at := dst[4*(i+j):]
-			binary.LittleEndian.PutUint16(at, table[c&15])
-			binary.LittleEndian.PutUint16(at[2:], table[c>>4])
-		}
+	}
+	return t
+}
+
+func fp4Go(dst, src, exponents []byte) {
+	for i, c := range src {
+		t := &fp4Tables[exponents[i/(fp4Group/2)]]
+		dst[4*i], dst[4*i+1], dst[4*i+2], dst[4*i+3] = t[0][c&15], t[1][c&15], t[0][c>>4], t[1][c>>4]
 	}
 }
 
-// Expansion maps the 16 codes of E2M1 to E4M3 codes under a shift.
-type Expansion [16]byte
+// shiftBias is what is added to the shift of an expansion to make it a byte.
+const shiftBias = 248
 
-// Fill makes the table for values that are multiplied by 2^shift, and reports
-// whether every product is an E4M3 value.
-func (x *Expansion) Fill(shift int) bool {
-	exact := true
-	for c, v := range fp4 {
-		w := float32(math.Ldexp(float64(v), shift))
-		x[c] = tensor.ToF8E4M3(w)
-		exact = exact && tensor.FromF8E4M3(x[c]) == w
+// Shift is how E2M1 becomes E4M3: each value is multiplied by a power of two.
+type Shift byte
+
+// NewShift multiplies by 2^n, with n from -248 to 7.
+func NewShift(n int) Shift {
+	if n < -shiftBias || n > 255-shiftBias {
+		panic("kernel: NewShift: out of range")
 	}
-	return exact
+	return Shift(n + shiftBias)
 }
 
-// Expand maps a row of packed E2M1 codes to E4M3 codes, 32 columns by each table.
-func Expand(dst, src []byte, tables []*Expansion) {
-	if len(dst) != 2*len(src) || len(tables)*fp4Group < len(dst) {
+// Exact reports whether all sixteen products are E4M3 values.
+func (s Shift) Exact() bool { return expansions.exact[s] }
+
+// Code is the E4M3 code of a product.
+func (s Shift) Code(e2m1 byte) byte { return expansions.codes[s][e2m1&15] }
+
+type expansionTable struct {
+	codes [256][16]byte
+	exact [256]bool
+}
+
+var expansions = makeExpansions()
+
+func makeExpansions() *expansionTable {
+	t := new(expansionTable)
+	for s := range t.codes {
+		t.exact[s] = true
+		for c, v := range fp4 {
+			w := math.Ldexp(float64(v), s-shiftBias)
+			t.codes[s][c] = tensor.ToF8E4M3(float32(w))
+			t.exact[s] = t.exact[s] && float64(tensor.FromF8E4M3(t.codes[s][c])) == w
+		}
+	}
+	return t
+}
+
+// Expand maps a row of packed E2M1 codes to E4M3 codes, 32 columns by each shift.
+func Expand(dst, src []byte, shifts []Shift) {
+	if len(dst) != 2*len(src) || len(shifts)*fp4Group < len(dst) {
 		panic("kernel: Expand: lengths disagree")
 	}
+	fastest.expand(dst, src, shifts)
+}
+
+func expandGo(dst, src []byte, shifts []Shift) {
 	for i, c := range src {
-		t := tables[i/(fp4Group/2)]
+		t := &expansions.codes[shifts[i/(fp4Group/2)]]
 		dst[2*i], dst[2*i+1] = t[c&15], t[c>>4]
 	}
 }

@@ -117,20 +117,38 @@ func e4m3Go(dst []byte, x []float32, scale float32) {
 	}
 }
 
-// E4M3Loss measures codes under a scale. A value may be off by half the distance
+// E4M3Loss measures codes, which must be numbers, under a scale. A value may be off by half the distance
 // of E4M3 values at its quotient.
 func E4M3Loss(x []float32, codes []byte, scale float32) Loss {
 	if len(codes) != len(x) {
 		panic("kernel: E4M3Loss: lengths disagree")
 	}
+	b := newE4M3Bound(scale)
 	var s partial
-	f := float64(scale)
+	whole := len(x) &^ (lanes - 1)
+	fastest.e4m3Loss(x[:whole], codes[:whole], b, &s)
+	e4m3LossGo(x[whole:], codes[whole:], b, &s)
+	return s.loss()
+}
+
+// e4m3Bound is what the bound of an element is made of:
+//
+//	scale × (max(power of two below t × sixteenth, least) + t slope)
+//
+// with t = |x| × inverse, which is a little larger than |x| / scale. The assembly
+// knows this layout.
+type e4m3Bound struct{ scale, inverse, sixteenth, least, slope float64 }
+
+func newE4M3Bound(scale float32) *e4m3Bound {
+	return &e4m3Bound{scale: float64(scale), inverse: 1 / float64(scale) * (1 + 0x1p-22), sixteenth: 0x1p-4, least: 0x1p-10, slope: 0x1p-22}
+}
+
+func e4m3LossGo(x []float32, codes []byte, b *e4m3Bound, s *partial) {
 	for i, v := range x {
 		w := float64(v)
-		t := math.Abs(w) / f * (1 + 0x1p-22)
+		t := float64(math.Abs(w) * b.inverse)
 		power := math.Float64frombits(math.Float64bits(t) & 0x7ff0000000000000)
-		half := max(power*0x1p-4, 0x1p-10)
-		s.add(i, w, float64(tensor.FromF8E4M3(codes[i]))*f, f*float64(half+float64(t*0x1p-22)))
+		half := max(float64(power*b.sixteenth), b.least)
+		s.add(i, w, float64(float64(tensor.FromF8E4M3(codes[i]))*b.scale), float64(b.scale*float64(half+float64(t*b.slope))))
 	}
-	return s.loss()
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -317,6 +318,18 @@ func TestLossesEqualTheirTwins(t *testing.T) {
 				t.Fatalf("roundLoss: %s", diff)
 			}
 			a, b = partial{}, partial{}
+			e := newE4M3Bound(max(MaxAbs(x)/448, 0x1p-100))
+			e4m3Go(codes, x, float32(e.scale))
+			if n > 0 && rapid.Bool().Draw(t, "damage e4m3") {
+				codes[rapid.IntRange(0, n-1).Draw(t, "where")] = rapid.ByteRange(0, 0x7e).Draw(t, "code") | rapid.Byte().Draw(t, "minus")&0x80
+			}
+			e4m3LossGo(x, codes, e, &a)
+			o.e4m3Loss(x, codes, e, &b)
+			if diff := cmp.Diff(print(a.loss()), print(b.loss())); diff != "" {
+				t.Fatalf("e4m3Loss: %s", diff)
+			}
+			int8Go(codes, x, s, narrow)
+			a, b = partial{}, partial{}
 			bound := newInt8Bound(s, narrow, wide)
 			int8LossGo(x, codes, bound, &a)
 			o.int8Loss(x, codes, bound, &b)
@@ -387,24 +400,44 @@ func TestFP4(t *testing.T) {
 				t.Fatalf("column %d: code %d is %v, want %v", i, code, got, want)
 			}
 		}
-		shift := rapid.IntRange(-20, 6).Draw(t, "shift")
-		var x Expansion
-		exact := x.Fill(shift)
-		if exact != (shift >= -8) {
-			t.Fatalf("shift %d: exact %v", shift, exact)
+		n := rapid.IntRange(-20, 6).Draw(t, "shift")
+		shift := NewShift(n)
+		if shift.Exact() != (n >= -8) {
+			t.Fatalf("shift %d: exact %v", n, shift.Exact())
 		}
-		out := make([]byte, 2*len(src))
-		tables := make([]*Expansion, groups)
-		for i := range tables {
-			tables[i] = &x
-		}
-		Expand(out, src, tables)
+		out, shifts := make([]byte, 2*len(src)), slices.Repeat([]Shift{shift}, groups)
+		Expand(out, src, shifts)
 		for i, c := range out {
 			code := src[i/2] >> (4 * (i % 2)) & 15
-			if want := math.Ldexp(float64(FP4Value(code)), shift); exact && float64(tensor.FromF8E4M3(c)) != want {
-				t.Fatalf("code %d × 2^%d became %v", code, shift, tensor.FromF8E4M3(c))
+			if want := math.Ldexp(float64(FP4Value(code)), n); shift.Exact() && float64(tensor.FromF8E4M3(c)) != want || c != shift.Code(code) {
+				t.Fatalf("code %d × 2^%d became %v", code, n, tensor.FromF8E4M3(c))
 			}
 		}
+	})
+}
+
+// TestFP4EqualsItsTwin, any length, any scales.
+func TestFP4EqualsItsTwin(t *testing.T) {
+	each(t, func(t *testing.T, o *ops) {
+		rapid.Check(t, func(t *rapid.T) {
+			n := rapid.IntRange(0, 100).Draw(t, "n")
+			src := rapid.SliceOfN(rapid.Byte(), n, n).Draw(t, "src")
+			scales := rapid.SliceOfN(rapid.Byte(), n/16+1, n/16+1).Draw(t, "scales")
+			a, b := make([]byte, 4*n), make([]byte, 4*n)
+			fp4Go(a, src, scales)
+			if o.fp4(b, src, scales); !bytes.Equal(a, b) {
+				t.Fatalf("fp4: %x, want %x", b, a)
+			}
+			shifts := make([]Shift, len(scales))
+			for i, s := range scales {
+				shifts[i] = Shift(s)
+			}
+			a, b = a[:2*n], b[:2*n]
+			expandGo(a, src, shifts)
+			if o.expand(b, src, shifts); !bytes.Equal(a, b) {
+				t.Fatalf("expand: %x, want %x", b, a)
+			}
+		})
 	})
 }
 

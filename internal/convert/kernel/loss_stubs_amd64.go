@@ -12,6 +12,11 @@ func roundLossAVX512(x *float32, rounded *byte, n int, out *float64)
 //go:noescape
 func int8LossAVX512(x *float32, codes *byte, n int, b *float64, out *float64)
 
+// e4m3LossAVX512 measures n values, a multiple of 16.
+//
+//go:noescape
+func e4m3LossAVX512(x *float32, codes *byte, n int, b *float64, out *float64)
+
 // roundLossAVX2 measures n values, a multiple of 16.
 //
 //go:noescape
@@ -21,3 +26,8 @@ func roundLossAVX2(x *float32, rounded *byte, n int, out *float64)
 //
 //go:noescape
 func int8LossAVX2(x *float32, codes *byte, n int, b *float64, out *float64)
+
+// e4m3LossAVX2 measures n values, a multiple of 16.
+//
+//go:noescape
+func e4m3LossAVX2(x *float32, codes *byte, n int, b *float64, out *float64)
