@@ -36,6 +36,7 @@ var layers = [][]string{
 // lower layer's package to the noun it needs.
 var sideways = map[string][]string{
 	"qualify":             {"plan"},
+	"train":               {"plan"}, // whether to leave a pool is the plan's decision
 	"engine":              {"executor"},
 	"reference":           {},
 	"reference/tokenizer": {},

@@ -69,8 +69,11 @@ type Situation struct {
 	Spent    Money `json:"spent"`
 	Other    Side  `json:"other"`
 	// Preference is how many hours later the finish may be on the pool in use; from the spec.
-	Preference Hours  `json:"preference"`
-	Budget     Budget `json:"budget"`
+	Preference Hours `json:"preference"`
+	// DayWorth is what a day earlier is worth: it turns a difference of cost
+	// into time. At 0 money counts only in the budgets.
+	DayWorth Money  `json:"day_worth"`
+	Budget   Budget `json:"budget"`
 	// LastSwitch is when the last switch was made; 0 = none. Evidence from before it does not count.
 	LastSwitch Hours `json:"last_switch"`
 	// Leaning is the last decision and how many in a row favoured the other side.
@@ -121,7 +124,7 @@ func (s Situation) Check() error {
 		x    float64
 	}{
 		{"at", float64(s.At)}, {"planned", float64(s.Planned)}, {"remaining", float64(s.Remaining)}, {"preference", float64(s.Preference)},
-		{"budget: deadline", float64(s.Budget.Deadline)}, {"budget: money", float64(s.Budget.Money)}, {"price_per_hour", float64(s.Price)},
+		{"budget: deadline", float64(s.Budget.Deadline)}, {"budget: money", float64(s.Budget.Money)}, {"price_per_hour", float64(s.Price)}, {"day_worth", float64(s.DayWorth)},
 		{"other: price_per_hour", float64(s.Other.Price)}, {"other: failed", s.Other.Failed},
 	} {
 		if math.IsNaN(f.x) || math.IsInf(f.x, 0) || f.x < 0 {
@@ -253,7 +256,7 @@ func Decide(s Situation) (Decision, error) {
 	d := Decision{Action: Stay, Rate: e.mean, RateError: e.deviation}
 	d.Here = Hours(float64(s.Remaining) / max(e.mean, 0.01))
 	d.There = Hours(s.Other.Queue.Mid()+s.Other.Migration.Mid()) + s.Remaining/Hours(s.Other.Rate.Mid())
-	d.BreakEven = float64(s.Remaining / (d.There + s.Preference))
+	d.BreakEven = s.breakEven(Hours(s.Other.Queue.Mid()), d.There-Hours(s.Other.Queue.Mid()))
 	d.Confidence = s.confidence(e)
 	d.unknowns(s, e)
 	switch {

@@ -11,13 +11,25 @@ func (s Situation) confidence(e seen) float64 {
 	sum, n := 0.0, 0.0
 	for _, q := range []float64{0.1, 0.3, 0.5, 0.7, 0.9} {
 		for _, r := range []float64{0.1, 0.5, 0.9} {
-			there := Hours(s.Other.Queue.At(q)+s.Other.Migration.At(q)) + s.Remaining/Hours(s.Other.Rate.At(1-r))
-			breakEven := float64(s.Remaining / (there + s.Preference))
-			sum += normal((breakEven - e.mean) / e.deviation)
+			busy := Hours(s.Other.Migration.At(q)) + s.Remaining/Hours(s.Other.Rate.At(1-r))
+			sum += normal((s.breakEven(Hours(s.Other.Queue.At(q)), busy) - e.mean) / e.deviation)
 			n++
 		}
 	}
 	return sum / n * (1 - s.Other.Failed)
+}
+
+// breakEven is the progress per wall hour here above which staying pays, if the
+// other side waits and then is busy so long. Cost counts where a day has a worth:
+//
+//	R/x·(1 + c_here) = queue + busy·(1 + c_there) + preference,  c = 24·price / day_worth
+func (s Situation) breakEven(queue, busy Hours) float64 {
+	here, there := Hours(1), Hours(1)
+	if s.DayWorth > 0 {
+		here += Hours(24 * s.Price / s.DayWorth)
+		there += Hours(24 * s.Other.Price / s.DayWorth)
+	}
+	return float64(s.Remaining * here / (queue + busy*there + s.Preference))
 }
 
 // normal is the standard normal distribution function.

@@ -3,7 +3,6 @@ package plan
 import (
 	"math"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,12 +13,7 @@ import (
 // stepfun is the half of a real cluster's faults that is in testdata.
 func stepfun(t testing.TB) Trace {
 	t.Helper()
-	f, err := os.Open("testdata/stepfun_even.csv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	tr, notes, err := ReadTrace(f, TraceOptions{Nodes: 200, Length: 8352, Merge: true})
+	tr, notes, err := DefaultTrace()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bufio"
+	_ "embed" // of the default trace
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -39,6 +40,16 @@ type TraceOptions struct {
 	Merge bool
 	// Keep selects faults; nil keeps all.
 	Keep func(Fault) bool
+}
+
+//go:embed stepfun_even.csv
+var stepfunEven string
+
+// DefaultTrace is the faults of 200 nodes over 348 days of a real cluster
+// (StepFun's, see testdata/PROVENANCE.md): how faults cluster, whose they are
+// and how long repairs take where nobody has a trace of their own.
+func DefaultTrace() (t Trace, notes []string, err error) {
+	return ReadTrace(strings.NewReader(stepfunEven), TraceOptions{Nodes: 200, Length: 348 * 24, Merge: true})
 }
 
 // traceLimit is more lines than any year of any cluster has.
