@@ -32,6 +32,7 @@ func (a *app) trainerCommand() *cobra.Command {
 			env := trainer.Env{
 				Events: os.Getenv("TARBERT_EVENTS"), Checkpoints: os.Getenv("TARBERT_CHECKPOINTS"),
 				Resume: os.Getenv("TARBERT_RESUME"), Recipe: os.Getenv("TARBERT_RECIPE"),
+				Adjust: os.Getenv("TARBERT_ADJUST"), Replay: os.Getenv("TARBERT_REPLAY"),
 			}
 			if env.Events == "" || env.Checkpoints == "" || env.Recipe == "" {
 				return badUsage("trainer speaks the trainer contract: set TARBERT_EVENTS, TARBERT_CHECKPOINTS and TARBERT_RECIPE (docs/formats.md)")

@@ -19,9 +19,20 @@ type (
 		Rate     float64 `json:"lr"`
 		Tokens   int     `json:"tokens"`                  // of this step
 		Total    int64   `json:"total_tokens"`            // since step 0
+		Data     string  `json:"data,omitempty"`          // digest of the batch: the same step has the same data in every attempt
+		Adjusted string  `json:"adjusted,omitempty"`      // "lr", where the supervisor asked for a lower rate
 		Z        float64 `json:"z_loss,omitempty"`        // part of the loss
 		RouterZ  float64 `json:"router_z_loss,omitempty"` // part of the loss
 		*meters          // GRPO only; its fields lie beside these
+	}
+	// skipEvent is a step whose update the supervisor asked to leave out.
+	skipEvent struct {
+		Event    string `json:"event"` // "step"
+		Step     int    `json:"step"`
+		Stage    string `json:"stage"`
+		Tokens   int    `json:"tokens"` // none
+		Total    int64  `json:"total_tokens"`
+		Adjusted string `json:"adjusted"` // "skip"
 	}
 	sectionEvent struct {
 		Event string `json:"event"` // "section"

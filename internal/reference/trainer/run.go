@@ -22,6 +22,8 @@ type Env struct {
 	Checkpoints string // TARBERT_CHECKPOINTS: directory
 	Resume      string // TARBERT_RESUME: a checkpoint to go on from; empty: start anew
 	Recipe      string // TARBERT_RECIPE: file with a spec.Recipe
+	Adjust      string // TARBERT_ADJUST: file of steps to leave out or to take slower; may be empty
+	Replay      string // TARBERT_REPLAY: folder of stored batches; set: replay them instead of training
 
 	// StopAfter ends the run after that many steps (counted through), as a
 	// signal would; 0 never does.
@@ -70,6 +72,9 @@ func run(ctx context.Context, env Env, recipe recipe, ev *events) error {
 	if err != nil {
 		return err
 	}
+	if env.Replay != "" {
+		return t.replay(ctx, env.Replay)
+	}
 	saved := t.step
 	for t.step < recipe.Steps() {
 		if ctx.Err() != nil || env.StopAfter > 0 && t.step >= env.StopAfter {
@@ -112,6 +117,8 @@ type training struct {
 	problems []problem
 	check    reward.Checker
 
+	adjust adjustment
+
 	step   int   // steps done
 	tokens int64 // trained on so far
 }
@@ -135,6 +142,9 @@ func setup(env Env, r recipe, ev *events) (*training, error) {
 		return nil, err
 	}
 	if err := t.readData(config.MaxPositionEmbeddings); err != nil {
+		return nil, err
+	}
+	if t.adjust, err = readAdjustment(env.Adjust); err != nil {
 		return nil, err
 	}
 	if env.Resume != "" {
@@ -182,11 +192,15 @@ func (t *training) readData(positions int) error {
 // next takes one step and reports it.
 func (t *training) next(ctx context.Context) error {
 	sft := t.recipe.Train.SFT.Steps
-	if t.step < sft {
-		return t.nextSFT(ctx)
-	}
 	if t.step == sft {
 		t.opt.reset() // a new objective: the old moments would point its first steps the old way
+	}
+	if t.adjust.skips(t.step + 1) {
+		t.step++
+		return t.events.write(skipEvent{Event: "step", Step: t.step, Stage: stage(t.recipe.Recipe, t.step), Total: t.tokens, Adjusted: "skip"})
+	}
+	if t.step < sft {
+		return t.nextSFT(ctx)
 	}
 	return t.nextGRPO(ctx, t.step-sft)
 }
@@ -201,7 +215,9 @@ func stage(r spec.Recipe, s int) string {
 
 // finish clips, moves the weights, counts and reports. The loss and the
 // gradients are those of the whole batch.
-func (t *training) finish(h spec.Optimizer, rate float64, sum totals, tokens int, m *meters) error {
+func (t *training) finish(h spec.Optimizer, rate float64, sum totals, tokens int, data string, m *meters) error {
+	scale := t.adjust.scale(t.step + 1)
+	rate *= scale
 	norm := t.opt.norm()
 	if math.IsNaN(sum.loss+norm) || math.IsInf(sum.loss+norm, 0) {
 		return fmt.Errorf("loss %g, gradient norm %g: %w", sum.loss, norm, ErrNotFinite)
@@ -211,8 +227,12 @@ func (t *training) finish(h spec.Optimizer, rate float64, sum totals, tokens int
 	}
 	t.step++
 	t.tokens += int64(tokens)
-	return t.events.write(stepEvent{Event: "step", Step: t.step, Stage: stage(t.recipe.Recipe, t.step), Loss: sum.loss, GradNorm: norm,
-		Rate: rate, Tokens: tokens, Total: t.tokens, Z: sum.z, RouterZ: sum.routerZ, meters: m})
+	e := stepEvent{Event: "step", Step: t.step, Stage: stage(t.recipe.Recipe, t.step), Loss: sum.loss, GradNorm: norm,
+		Rate: rate, Tokens: tokens, Total: t.tokens, Data: data, Z: sum.z, RouterZ: sum.routerZ, meters: m}
+	if scale != 1 {
+		e.Adjusted = "lr"
+	}
+	return t.events.write(e)
 }
 
 // due says whether a checkpoint is written after a step: at the interval, at

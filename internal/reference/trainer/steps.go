@@ -2,6 +2,9 @@ package trainer
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
 
 	"tarbert/internal/reference"
 	"tarbert/internal/spec"
@@ -115,7 +118,7 @@ func (t *training) nextSFT(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.finish(sft.Optimizer, rate(sft.Optimizer, t.step, sft.Steps), sum, tokens, nil); err != nil {
+	if err := t.finish(sft.Optimizer, rate(sft.Optimizer, t.step, sft.Steps), sum, tokens, digest(tokensOf(batch)), nil); err != nil {
 		return err
 	}
 	if sft.RouterBias > 0 {
@@ -196,13 +199,17 @@ func (t *training) learn(ctx context.Context, j judged, g int) error {
 	for i, k := range of {
 		objectives[i] = policy(r, o.Correction, j.rollouts[k].logp, j.advantages[k], predicted, len(batch), &weights)
 	}
+	prompts := make([][]int, r.Prompts)
+	for i, p := range t.problems[g*r.Prompts : (g+1)*r.Prompts] {
+		prompts[i] = p.prompt
+	}
 	mismatch := mismatchEvent{Event: "mismatch", Step: t.step + 1}
 	var apart gap
 	sum, err := t.backward(ctx, batch, objectives, penalties(o.ZLoss, o.RouterZLoss, batch), func(i int, logp []float32) { apart.add(logp, j.rollouts[of[i]].logp) })
 	if err != nil {
 		return err
 	}
-	if err := t.finish(r.Optimizer, rate(r.Optimizer, g, r.Steps), sum, tokens, &j.meters); err != nil {
+	if err := t.finish(r.Optimizer, rate(r.Optimizer, g, r.Steps), sum, tokens, digest(prompts), &j.meters); err != nil {
 		return err
 	}
 	mismatch.Gap, mismatch.Most, mismatch.Far = apart.mean(), apart.most, apart.share()
@@ -245,4 +252,27 @@ func MeanLoss(batch []reference.Sample) reference.Objective {
 		}
 		return loss, d
 	}
+}
+
+// digest names a step's data by its tokens, in order. It tells a supervisor
+// whether a resumed run goes on with the data that it would have had.
+func digest(data [][]int) string {
+	h := fnv.New64a()
+	var b [4]byte
+	for _, tokens := range data {
+		for _, id := range tokens {
+			binary.LittleEndian.PutUint32(b[:], uint32(id))
+			h.Write(b[:])
+		}
+		h.Write([]byte("\n"))
+	}
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
+func tokensOf(batch []reference.Sample) [][]int {
+	out := make([][]int, len(batch))
+	for i, s := range batch {
+		out[i] = s.Tokens
+	}
+	return out
 }
