@@ -18,6 +18,7 @@ import (
 const (
 	defaultConcurrency = 4
 	defaultPatience    = 30 * time.Second
+	defaultTimeout     = 10 * time.Minute
 	defaultMaxBody     = 256 << 20
 	firstBackoff       = 50 * time.Millisecond
 	longestBackoff     = 2 * time.Second
@@ -37,6 +38,10 @@ type Client struct {
 	// Patience is how long one request is retried while the endpoint is busy
 	// or away (429, 502, 503, 504, connection refused or cut); default 30 s.
 	Patience time.Duration
+	// Timeout is how long one try may take to its last byte; default 10 minutes.
+	Timeout time.Duration
+	// Header is sent with every request: what a gateway wants to be told.
+	Header http.Header
 	// MaxBody caps one answer in bytes; default 256 MiB.
 	MaxBody int64
 	// Vocab, if known, lets an answer hold fewer than k entries when it holds
@@ -49,6 +54,21 @@ func (c *Client) http() *http.Client {
 		return c.HTTP
 	}
 	return http.DefaultClient
+}
+
+func (c *Client) timeout() time.Duration {
+	if c.Timeout > 0 {
+		return c.Timeout
+	}
+	return defaultTimeout
+}
+
+// slow says that an error came because the try's time was over.
+func slow(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), ErrSlow) {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 func (c *Client) maxBody() int64 {
@@ -68,6 +88,11 @@ func (c *Client) concurrency() int {
 // do sends one request, again and again while the endpoint says "not now",
 // and returns the body of a 200.
 func (c *Client) do(ctx context.Context, method, path string, body any) ([]byte, error) {
+	return c.exchange(ctx, method, path, body, nil)
+}
+
+// exchange is do with a look at the answer that counted.
+func (c *Client) exchange(ctx context.Context, method, path string, body any, look func(*http.Response)) ([]byte, error) {
 	var payload []byte
 	if body != nil {
 		var err error
@@ -77,13 +102,18 @@ func (c *Client) do(ctx context.Context, method, path string, body any) ([]byte,
 	}
 	var answer []byte
 	err := c.retry(ctx, func() (time.Duration, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, c.timeout(), fmt.Errorf("%w within %v", ErrSlow, c.timeout()))
+		defer cancel()
 		resp, err := c.send(ctx, method, path, payload)
 		if err != nil {
-			return 0, err
+			return 0, slow(ctx, err)
 		}
 		defer resp.Body.Close()
+		if look != nil {
+			look(resp)
+		}
 		answer, err = c.read(resp)
-		if err != nil {
+		if err = slow(ctx, err); err != nil {
 			return 0, fmt.Errorf("%s %s: %w", method, c.URL+path, err)
 		}
 		if resp.StatusCode != http.StatusOK {
@@ -99,6 +129,9 @@ func (c *Client) send(ctx context.Context, method, path string, payload []byte) 
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.URL, "/")+path, bytes.NewReader(payload))
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	for name, values := range c.Header {
+		req.Header[name] = values
 	}
 	if payload != nil {
 		req.Header.Set("Content-Type", "application/json")

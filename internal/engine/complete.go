@@ -145,6 +145,7 @@ func (c *Client) Health(ctx context.Context) error {
 func (c *Client) Tokenize(ctx context.Context, text string) ([]int, error) {
 	body, err := c.do(ctx, "POST", "/tokenize", map[string]any{
 		"model": c.Model, "prompt": text, "add_special_tokens": false,
+		"content": text, "add_special": false, // llama-server's names
 	})
 	if err != nil {
 		return nil, fmt.Errorf("tokenize: %w", err)

@@ -23,6 +23,8 @@ var (
 	ErrToken            = errors.New("not a token id")
 	ErrNotDistribution  = errors.New("probabilities sum to more than one")
 	ErrPrompt           = errors.New("endpoint changed the prompt")
+	// ErrNoPath: none of the ways to teacher-forced log-probabilities is open.
+	ErrNoPath = errors.New("no teacher-forced log-probabilities can be had")
 	// ErrMalformed: the answer is not the JSON it should be, or was cut off.
 	ErrMalformed = errors.New("malformed answer")
 	// ErrTooLarge: the answer is longer than Client.MaxBody.
@@ -31,6 +33,8 @@ var (
 	ErrNoTokenIDs = errors.New("endpoint returned no token ids")
 	// ErrUnfinished: a completion without a finish reason.
 	ErrUnfinished = errors.New("completion has no finish_reason")
+	// ErrSlow: one request got no whole answer in Client.Timeout.
+	ErrSlow = errors.New("no answer")
 	// ErrNotReady: the deployment did not become ready in time.
 	ErrNotReady = errors.New("engine is not ready")
 	// ErrExited: the engine's process ended.

@@ -13,7 +13,7 @@ import (
 
 // Scorer gives teacher-forced log-probabilities of token-id prompts and the k
 // likeliest tokens at each position. *Client is one, over prompt_logprobs;
-// FindScorer finds one that an endpoint can bear.
+// Client.Open finds one that an endpoint can bear.
 type Scorer interface {
 	Score(ctx context.Context, prompts [][]int, k int) ([][]Position, error)
 }
@@ -25,6 +25,7 @@ type Path string
 const (
 	PromptLogProbs Path = "prompt_logprobs" // one prefill a prompt
 	EchoLogProbs   Path = "echo"            // echo with logprobs: one prefill a prompt
+	SGLangGenerate Path = "generate"        // SGLang's /generate: one prefill a prompt
 	NativePrefixes Path = "completion"      // llama-server's /completion, one request a prefix
 	ForcedPrefixes Path = "prefixes"        // one request a prefix, the token forced by logit_bias
 )
@@ -35,38 +36,39 @@ type Refusal struct {
 	Reason string `json:"reason"`
 }
 
-// FindScorer tries the paths in turn on one short prompt (token ids, at least
-// two) and returns the first that answers, with what the others said. The
-// error, if none does, names every reason. A gateway that drops
-// prompt_logprobs (Portkey) or an engine that ignores it (llama-server) is
-// thereby told apart from one that refuses token ids (LiteLLM, sglang-router),
-// through which nothing can be scored.
-func FindScorer(ctx context.Context, c *Client, prompt []int, k int) (Scorer, Path, []Refusal, error) {
+// Open tries the paths in turn on one short prompt (token ids, at least two)
+// and returns the first that answers, with what the others said. The error, if
+// none does, names every reason. A gateway that drops prompt_logprobs (Portkey)
+// or an engine that ignores it (llama-server) is thereby told apart from one
+// that refuses token ids (LiteLLM, sglang-router), through which nothing can be
+// scored.
+func (c *Client) Open(ctx context.Context, prompt []int, k int) (*Access, error) {
 	var closed []Refusal
-	for _, way := range []struct {
-		path Path
-		s    Scorer
-	}{
-		{PromptLogProbs, c}, {EchoLogProbs, &echoScorer{c}},
-		{NativePrefixes, &NativeScorer{Client: c}}, {ForcedPrefixes, &prefixScorer{c}},
-	} {
-		got, err := way.s.Score(ctx, [][]int{prompt}, k)
+	paths, of := ways(c)
+	for i, w := range of {
+		got, err := w.Score(ctx, [][]int{prompt}, k)
 		if err == nil {
 			err = CheckPositions(0, prompt, got[0], k, c.Vocab)
 		}
 		if err == nil {
-			return way.s, way.path, closed, nil
+			return &Access{Client: c, Path: paths[i], Closed: closed, way: w}, nil
 		}
-		if ctx.Err() != nil {
-			return nil, "", closed, err
+		if ctx.Err() != nil || away(err) {
+			return nil, err // it is not there: no path will be
 		}
-		closed = append(closed, Refusal{way.path, explain(err)})
+		closed = append(closed, Refusal{paths[i], explain(err)})
 	}
 	reasons := make([]string, len(closed))
 	for i, r := range closed {
 		reasons[i] = string(r.Path) + ": " + r.Reason
 	}
-	return nil, "", closed, fmt.Errorf("%s gives no teacher-forced log-probabilities: %s", c.URL, strings.Join(reasons, "; "))
+	return nil, fmt.Errorf("%s: %w: %s", c.URL, ErrNoPath, strings.Join(reasons, "; "))
+}
+
+// away reports an endpoint that cannot be reached at all.
+func away(err error) bool {
+	var status *StatusError
+	return transient(err) && !errors.As(err, &status)
 }
 
 // explain says what a refusal means, where it is a known one.

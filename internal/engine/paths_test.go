@@ -3,6 +3,7 @@ package engine_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -108,7 +109,7 @@ func native(m *reference.Model) http.Handler {
 	return mux
 }
 
-func TestFindScorerTakesThePathThatIsOpen(t *testing.T) {
+func TestOpenTakesThePathThatIsOpen(t *testing.T) {
 	whole, m := trainedServer(t)
 	prompt := []int{'2', '1', '7', '+', '9', '0', '4', '='}
 	want, err := m.Score(t.Context(), prompt, 5)
@@ -125,29 +126,32 @@ func TestFindScorerTakesThePathThatIsOpen(t *testing.T) {
 	}{
 		{"an engine", whole, 0, engine.PromptLogProbs, 0, ""},
 		{"a gateway that drops prompt_logprobs", gateway{Handler: whole, drop: []string{"prompt_logprobs"}}, 0, engine.EchoLogProbs, 1, "dropped by a gateway"},
-		{"one that drops echo too", gateway{Handler: whole, drop: []string{"prompt_logprobs", "echo"}}, 0, engine.ForcedPrefixes, 3, "the field is ignored"},
-		{"llama-server, vocabulary known", native(m), 264, engine.NativePrefixes, 2, "no such route"},
-		{"llama-server, vocabulary not known", native(m), 0, engine.NativePrefixes, 2, "no such route"},
-		{"a gateway that refuses token ids", gateway{Handler: whole, refuse: "prompt: data did not match any variant of untagged enum StringOrArray"}, 0, "", 4, "refuses token-id prompts"},
-		{"one that drops all", gateway{Handler: whole, drop: []string{"prompt_logprobs", "echo", "logit_bias"}}, 0, "", 4, "logit_bias is not honoured"},
-		{"no token ids as keys", gateway{Handler: whole, drop: []string{"prompt_logprobs", "return_tokens_as_token_ids"}}, 0, "", 4, "named by text"},
+		{"one that drops echo too", gateway{Handler: whole, drop: []string{"prompt_logprobs", "echo"}}, 0, engine.ForcedPrefixes, 4, "the field is ignored"},
+		{"llama-server, vocabulary known", native(m), 264, engine.NativePrefixes, 3, "no such route"},
+		{"llama-server, vocabulary not known", native(m), 0, engine.NativePrefixes, 3, "no such route"},
+		{"a gateway that refuses token ids", gateway{Handler: whole, refuse: "prompt: data did not match any variant of untagged enum StringOrArray"}, 0, "", 5, "refuses token-id prompts"},
+		{"one that drops all", gateway{Handler: whole, drop: []string{"prompt_logprobs", "echo", "logit_bias"}}, 0, "", 5, "logit_bias is not honoured"},
+		{"no token ids as keys", gateway{Handler: whole, drop: []string{"prompt_logprobs", "return_tokens_as_token_ids"}}, 0, "", 5, "named by text"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := httptest.NewServer(c.h)
 			defer s.Close()
-			got, path, closed, err := engine.FindScorer(t.Context(), &engine.Client{URL: s.URL, Model: "m", Vocab: c.vocab}, prompt, 5)
-			var reasons []string
-			for _, r := range closed {
-				reasons = append(reasons, r.Reason)
-			}
-			if path != c.path || len(closed) != c.closed || !strings.Contains(strings.Join(reasons, "\n"), c.says) {
-				t.Fatalf("path %q, %d closed: %q; want %q, %d, %q", path, len(closed), reasons, c.path, c.closed, c.says)
-			}
+			got, err := (&engine.Client{URL: s.URL, Model: "m", Vocab: c.vocab}).Open(t.Context(), prompt, 5)
 			if c.path == "" {
-				if err == nil {
-					t.Error("no error")
+				if !errors.Is(err, engine.ErrNoPath) || !strings.Contains(err.Error(), c.says) {
+					t.Errorf("error %v, want one with %q", err, c.says)
 				}
 				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var reasons []string
+			for _, r := range got.Closed {
+				reasons = append(reasons, r.Reason)
+			}
+			if got.Path != c.path || len(got.Closed) != c.closed || !strings.Contains(strings.Join(reasons, "\n"), c.says) {
+				t.Fatalf("path %q, %d closed: %q; want %q, %d, %q", got.Path, len(got.Closed), reasons, c.path, c.closed, c.says)
 			}
 			scored, err := got.Score(t.Context(), [][]int{prompt, prompt[:3]}, 5)
 			if err != nil {

@@ -46,8 +46,8 @@ func collectDecode(ctx context.Context, in Input, ev *Evidence) error {
 	}
 	sides := []Side{in.Reference, in.Candidate}
 	names := []string{"reference", "candidate", "floor"}
-	if ev.Floor != nil {
-		sides = append(sides, in.Floor)
+	if floor, _, ok := in.floorSide(ev); ok && ev.Floor != nil {
+		sides = append(sides, floor)
 	}
 	for i, s := range sides {
 		if s.generator() == nil {
@@ -93,6 +93,7 @@ func collectDecode(ctx context.Context, in Input, ev *Evidence) error {
 		if len(tokens) > 1 {
 			ev.add(tokens, 1, pos)
 		}
+		in.report("decode", i+1, min(o.Prompts, len(in.Prompts)), "prompts", "")
 	}
 	ev.Asked, ev.Digest = len(ev.Prompts), promptsDigest(ev.tokens())
 	if in.Sequential {

@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"tarbert/internal/engine"
 	"tarbert/internal/progress"
@@ -47,6 +49,15 @@ type Evidence struct {
 	Contract *Contract        `json:"contract,omitempty"`
 	Parts    []*Evidence      `json:"parts,omitempty"`
 	Reverse  *ReverseEvidence `json:"reverse,omitempty"`
+	// Floors are the sides against themselves, and FloorFrom which of them, or
+	// of what was given, the floor of every prompt is.
+	Floors    []*Evidence `json:"floors,omitempty"`
+	FloorFrom string      `json:"floor_from,omitempty"`
+	// Scope is what was not tested, and why; Cost what each part took.
+	Scope []string `json:"scope,omitempty"`
+	Cost  []Cost   `json:"cost,omitempty"`
+	// Report is what was concluded: Recompute comes to the same or refuses.
+	Report *Report `json:"report,omitempty"`
 }
 
 // Prompt is one prompt's numbers. Entry i of every list is about token i+1:
@@ -85,7 +96,7 @@ type Series struct {
 func newEvidence(in Input) *Evidence {
 	ev := &Evidence{
 		Version: EvidenceVersion, Digest: promptsDigest(in.Prompts), Reference: in.Reference.Stack, Candidate: in.Candidate.Stack,
-		Spec: in.Spec, Typical: in.Typical, Seed: in.Seed, Asked: len(in.Prompts), Prompts: []Prompt{},
+		Spec: in.Spec, Typical: in.Typical, Seed: in.Seed, Asked: len(in.Prompts), Prompts: []Prompt{}, Scope: in.Scope,
 	}
 	if ev.Typical == 0 {
 		ev.Typical = in.Spec.Margin.Ratio
@@ -116,6 +127,12 @@ func (ev *Evidence) add(tokens []int, from int, sides [][]engine.Position) {
 	p.Candidate = series(ref, sides[1], from)
 	if len(sides) > 2 {
 		s := series(ref, sides[2], from)
+		if ev.FloorFrom == FloorCandidate { // the candidate's distance to itself, on the reference's scale
+			s = series(sides[1], sides[2], from)
+			for i := range s.LogProb {
+				s.LogProb[i] = min(0, p.LogProb[i]+s.LogProb[i]-p.Candidate.LogProb[i])
+			}
+		}
 		p.Floor = &s
 	}
 	ev.Prompts = append(ev.Prompts, p)
@@ -146,7 +163,7 @@ func series(ref, side []engine.Position, from int) Series {
 	return s
 }
 
-func (ev *Evidence) progress(total int) progress.Update {
+func (ev *Evidence) progress(stage string, total int) progress.Update {
 	kl, floor := 0.0, 0.0
 	for _, whole := range ev.Prompts {
 		p := whole.judged()
@@ -157,7 +174,7 @@ func (ev *Evidence) progress(total int) progress.Update {
 	}
 	n := float64(len(ev.Prompts))
 	u := progress.Update{
-		Stage: "verify", Done: n, Total: float64(total), Unit: "prompts", Values: map[string]float64{"kl": kl / n},
+		Stage: stage, Done: n, Total: float64(total), Unit: "prompts", Values: map[string]float64{"kl": kl / n},
 		Note: fmt.Sprintf("KL %.2e", kl/n),
 	}
 	if ev.Floor != nil {
@@ -216,8 +233,87 @@ func Recompute(evidencePath string) (*Report, error) {
 		return nil, fmt.Errorf("recompute %s: %w", path, err)
 	}
 	r := judge(ev)
+	if err := ev.agrees(r); err != nil {
+		return nil, fmt.Errorf("recompute %s: %w", path, err)
+	}
 	r.Evidence = path
 	return r, nil
+}
+
+// ErrTampered: the numbers do not give the report that the file holds.
+var ErrTampered = errors.New("the numbers do not give the report that is written beside them")
+
+// agrees compares what the file says was concluded with what its numbers give.
+func (ev *Evidence) agrees(r *Report) error {
+	if ev.Report == nil {
+		return nil
+	}
+	var said, found any
+	for _, x := range []struct {
+		r    *Report
+		into *any
+	}{{ev.Report, &said}, {r, &found}} {
+		b, err := json.Marshal(x.r)
+		if err == nil {
+			err = json.Unmarshal(b, x.into)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if at := differs("", said, found); at != "" {
+		return fmt.Errorf("%w: at %s", ErrTampered, at)
+	}
+	return nil
+}
+
+// differs is where two JSON values differ first, or "". Numbers may differ by
+// the rounding of another processor.
+func differs(at string, a, b any) string {
+	switch x := a.(type) {
+	case map[string]any:
+		y, ok := b.(map[string]any)
+		if !ok || len(x) != len(y) {
+			return at
+		}
+		for _, k := range slices.Sorted(maps.Keys(x)) {
+			if d := differs(at+"."+k, x[k], y[k]); d != "" {
+				return d
+			}
+		}
+	case []any:
+		y, ok := b.([]any)
+		if !ok || len(x) != len(y) {
+			return at
+		}
+		for i := range x {
+			if d := differs(fmt.Sprintf("%s[%d]", at, i), x[i], y[i]); d != "" {
+				return d
+			}
+		}
+	case float64:
+		if y, ok := b.(float64); !ok || math.Abs(x-y) > 1e-9*max(math.Abs(x), math.Abs(y), 1e-9) {
+			return at
+		}
+	case string:
+		if y, ok := b.(string); !ok || wordsOf(x) != wordsOf(y) {
+			return at // numbers in texts are rounded for people, and compared where they come from
+		}
+	default:
+		if a != b {
+			return at
+		}
+	}
+	return ""
+}
+
+func wordsOf(s string) string {
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune("0123456789.e+-", r) {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 func parseEvidence(b []byte) (*Evidence, error) {
@@ -261,19 +357,27 @@ func (ev *Evidence) validate() error {
 			}
 		}
 	}
-	for i, p := range ev.Parts {
-		if p == nil || len(p.Parts) > 0 || p.Reverse != nil || p.Contract != nil {
+	for i, p := range append(slices.Clip(ev.Parts), ev.Floors...) {
+		if p == nil || len(p.Parts)+len(p.Floors) > 0 || p.Reverse != nil || p.Contract != nil || p.Report != nil {
 			return fmt.Errorf("part %d is not one", i)
 		}
 		if err := p.validate(); err != nil {
 			return fmt.Errorf("part %q: %w", p.Name, err)
 		}
 	}
+	if from := ev.FloorFrom; ev.Name == "" && from != FloorGiven && from != ev.lowestFloor() {
+		return fmt.Errorf("floor_from is %q, the lowest floor measured is %q", from, ev.lowestFloor())
+	}
 	if ev.Reverse != nil {
 		if err := ev.Reverse.validate(); err != nil {
 			return err
 		}
 	}
+	return ev.complete(prompts)
+}
+
+// complete checks that a run without a failure has all of its prompts.
+func (ev *Evidence) complete(prompts [][]int) error {
 	whole := ev.Failure == "" && !ev.refused()
 	if whole && (len(ev.Prompts) != ev.Asked || len(ev.Prompts) == 0) {
 		return fmt.Errorf("%d prompts of %d, and no failure", len(ev.Prompts), ev.Asked)

@@ -85,6 +85,12 @@ type Report struct {
 	Parts      []Part      `json:"parts,omitempty"`
 	Reverse    *Reverse    `json:"reverse,omitempty"`
 
+	// Floors are the sides against themselves, Scope what was not tested and
+	// why, Cost what each part took.
+	Floors []FloorMeasure `json:"floors,omitempty"`
+	Scope  []string       `json:"scope,omitempty"`
+	Cost   []Cost         `json:"cost,omitempty"`
+
 	Failure  string  `json:"failure,omitempty"`
 	Evidence string  `json:"evidence"`
 	Seconds  float64 `json:"seconds"`
@@ -155,6 +161,7 @@ func judge(ev *Evidence) *Report {
 	r := &Report{
 		Digest: ev.Digest, Reference: ev.Reference, Candidate: ev.Candidate, Floor: ev.Floor,
 		Asked: ev.Asked, Failure: ev.Failure, Seconds: ev.Seconds, Worst: []Worst{},
+		Floors: ev.floorMeasures(), Scope: ev.Scope, Cost: ev.Cost,
 	}
 	level := alpha
 	if ev.Planned > 0 {

@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"tarbert/internal/engine"
 )
@@ -15,6 +16,9 @@ type LoadOptions struct {
 	At func(concurrency int) Scorer
 	// Concurrency to compare with one request at a time; default 32.
 	Concurrency []int
+	// Saturate doubles the last level until the tokens answered a second no
+	// longer rise by a tenth, or every prompt is in flight at once.
+	Saturate bool
 	// Replicas of the candidate, each scored on its own against the reference.
 	Replicas []Side
 }
@@ -26,7 +30,7 @@ func collectLoad(ctx context.Context, in Input, main *Evidence) ([]*Evidence, er
 	prompts := main.tokens()[:n]
 	var out []*Evidence
 	if in.Load.At != nil {
-		alone, err := in.positions(ctx, in.Load.At(1), prompts)
+		alone, _, err := in.timed(ctx, in.Load.At(1), prompts)
 		if err != nil {
 			return nil, fmt.Errorf("candidate alone: %w", err)
 		}
@@ -34,14 +38,21 @@ func collectLoad(ctx context.Context, in Input, main *Evidence) ([]*Evidence, er
 		if len(levels) == 0 {
 			levels = []int{32}
 		}
-		for _, c := range levels {
-			busy, err := in.positions(ctx, in.Load.At(c), prompts)
+		last := 0.0 // tokens a second at the level before
+		for i := 0; i < len(levels); i++ {
+			c := levels[i]
+			in.report("load", c, 0, "in flight", "")
+			busy, rate, err := in.timed(ctx, in.Load.At(c), prompts)
 			if err != nil {
 				return nil, fmt.Errorf("candidate at concurrency %d: %w", c, err)
 			}
 			ev := main.part(fmt.Sprintf("load %d", c), main.Candidate, main.Candidate)
 			ev.fill(main, n, alone, busy)
 			out = append(out, ev)
+			if in.Load.Saturate && i == len(levels)-1 && c < n && rate > stillRising*last {
+				levels = append(levels, 2*c)
+			}
+			last = rate
 		}
 	}
 	if len(in.Load.Replicas) == 0 {
@@ -52,6 +63,7 @@ func collectLoad(ctx context.Context, in Input, main *Evidence) ([]*Evidence, er
 		return nil, fmt.Errorf("reference: %w", err)
 	}
 	for i, r := range in.Load.Replicas {
+		in.report("load", i, len(in.Load.Replicas), "replicas", "")
 		got, err := in.positions(ctx, r.Scorer, prompts)
 		if err != nil {
 			return nil, fmt.Errorf("replica %d: %w", i, err)
@@ -63,6 +75,24 @@ func collectLoad(ctx context.Context, in Input, main *Evidence) ([]*Evidence, er
 	return out, nil
 }
 
+// stillRising is the growth of throughput, from one level to twice that, under
+// which an endpoint is saturated.
+const stillRising = 1.1
+
+// timed scores and says how many tokens a second came back.
+func (in Input) timed(ctx context.Context, s Scorer, prompts [][]int) (got [][]engine.Position, rate float64, err error) {
+	now := in.Now
+	if now == nil {
+		now = time.Now
+	}
+	began, tokens := now(), 0
+	got, err = in.positions(ctx, s, prompts)
+	for _, p := range prompts {
+		tokens += len(p)
+	}
+	return got, float64(tokens) / max(now().Sub(began).Seconds(), 1e-6), err
+}
+
 func (in Input) positions(ctx context.Context, s Scorer, prompts [][]int) ([][]engine.Position, error) {
 	return score(ctx, s, prompts, in.Spec.Top, in.Vocab, 0)
 }
@@ -70,7 +100,7 @@ func (in Input) positions(ctx context.Context, s Scorer, prompts [][]int) ([][]e
 // part is empty evidence with the settings of ev.
 func (ev *Evidence) part(name string, ref, cand Stack) *Evidence {
 	return &Evidence{
-		Version: ev.Version, Name: name, Reference: ref, Candidate: cand, Floor: ev.Floor,
+		Version: ev.Version, Name: name, Reference: ref, Candidate: cand, Floor: ev.Floor, FloorFrom: ev.FloorFrom,
 		Spec: ev.Spec, Typical: ev.Typical, Seed: ev.Seed, Prompts: []Prompt{},
 	}
 }

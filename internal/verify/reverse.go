@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"tarbert/internal/engine"
 	"tarbert/internal/gate"
@@ -65,33 +68,60 @@ func collectReverse(ctx context.Context, in Input, main *Evidence) (*ReverseEvid
 	if limit <= 0 {
 		limit = 64
 	}
-	out := &ReverseEvidence{}
-	for i := range min(in.Reverse.Prompts, len(main.Prompts)) {
+	n := min(in.Reverse.Prompts, len(main.Prompts))
+	made := make([]*ReversePrompt, n)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(reverseInFlight)
+	var done atomic.Int64
+	for i := range n {
 		p := main.Prompts[i]
 		if p.From >= len(p.Tokens) {
 			continue
 		}
-		s := promptSeed(in.Seed^0x72657665, i)
-		got, err := c.Complete(ctx, engine.CompletionRequest{
-			Tokens: p.Tokens[:p.From], MaxTokens: limit, Temperature: 1, Seed: &s, TokenIDs: true,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("candidate: prompt %d: %w", i, err)
-		}
-		if len(got) != 1 || len(got[0].TokenIDs) == 0 {
-			return nil, fmt.Errorf("candidate: prompt %d: %w", i, engine.ErrNoTokenIDs)
-		}
-		whole := append(append([]int{}, p.Tokens[:p.From]...), got[0].TokenIDs...)
-		pos, err := in.positions(ctx, in.Reference.Scorer, [][]int{whole, p.Tokens})
-		if err != nil {
-			return nil, fmt.Errorf("reference: %w", err)
-		}
-		out.Prompts = append(out.Prompts, ReversePrompt{
-			Candidate: sampleOf(pos[0], p.From, in.Vocab, len(whole)-p.From < limit),
-			Reference: sampleOf(pos[1], p.From, in.Vocab, len(p.Tokens)-p.From < limit),
+		g.Go(func() error {
+			var err error
+			if made[i], err = in.reverseOne(gctx, c, p, i, limit); err != nil {
+				return err
+			}
+			in.report("reverse", int(done.Add(1)), n, "prompts", "")
+			return nil
 		})
 	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	out := &ReverseEvidence{}
+	for _, p := range made {
+		if p != nil {
+			out.Prompts = append(out.Prompts, *p)
+		}
+	}
 	return out, nil
+}
+
+// reverseInFlight samples are written at once.
+const reverseInFlight = 8
+
+func (in Input) reverseOne(ctx context.Context, c Completer, p Prompt, i, limit int) (*ReversePrompt, error) {
+	s := promptSeed(in.Seed^0x72657665, i)
+	got, err := c.Complete(ctx, engine.CompletionRequest{
+		Tokens: p.Tokens[:p.From], MaxTokens: limit, Temperature: 1, Seed: &s, TokenIDs: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("candidate: prompt %d: %w", i, err)
+	}
+	if len(got) != 1 || len(got[0].TokenIDs) == 0 {
+		return nil, fmt.Errorf("candidate: prompt %d: %w", i, engine.ErrNoTokenIDs)
+	}
+	whole := append(append([]int{}, p.Tokens[:p.From]...), got[0].TokenIDs...)
+	pos, err := in.positions(ctx, in.Reference.Scorer, [][]int{whole, p.Tokens})
+	if err != nil {
+		return nil, fmt.Errorf("reference: %w", err)
+	}
+	return &ReversePrompt{
+		Candidate: sampleOf(pos[0], p.From, in.Vocab, len(whole)-p.From < limit),
+		Reference: sampleOf(pos[1], p.From, in.Vocab, len(p.Tokens)-p.From < limit),
+	}, nil
 }
 
 func sampleOf(pos []engine.Position, from, vocab int, ended bool) ReverseSample {

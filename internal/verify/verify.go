@@ -78,9 +78,18 @@ type Input struct {
 	Decode  DecodeOptions
 	Reverse ReverseOptions
 	Load    LoadOptions
+	Repeat  RepeatOptions
+	// Scope says what was left out, and why, before the run began.
+	Scope []string
+	// Journal, if set, counts what each part took.
+	Journal *Journal
+
+	first scored // what the floors' repeats have scored already
 
 	Now      func() time.Time
 	Progress progress.Func
+	// PerPart: progress names each part ("prefill", "decode", …) as its stage.
+	PerPart bool
 }
 
 // EvidenceFile is the name of the evidence in OutDir.
@@ -105,6 +114,7 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 	if in.Sequential {
 		in.shuffle()
 	}
+	in.first = scored{}
 	if err := collectAll(ctx, in, ev); err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("verify: %w", err)
@@ -112,6 +122,22 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 		ev.Failure = err.Error()
 	}
 	ev.Seconds = now().Sub(began).Seconds()
+	return in.conclude(ev)
+}
+
+// Unanswered is the report of a run that could not begin: a side that is not
+// there, or gives no numbers. It decides nothing, and says why.
+func Unanswered(in Input, reason error) (*Report, error) {
+	ev := newEvidence(in)
+	ev.Failure, ev.Asked = reason.Error(), 0
+	return in.conclude(ev)
+}
+
+// conclude judges, and writes the evidence with its report.
+func (in Input) conclude(ev *Evidence) (*Report, error) {
+	ev.Cost = in.Journal.Costs()
+	r := judge(ev)
+	ev.Report = r
 	path, err := filepath.Abs(filepath.Join(in.OutDir, EvidenceFile))
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
@@ -119,7 +145,6 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 	if err := ev.write(path); err != nil {
 		return nil, fmt.Errorf("verify: write evidence: %w", err)
 	}
-	r := judge(ev)
 	r.Evidence = path
 	return r, nil
 }
@@ -180,6 +205,7 @@ func (in *Input) shuffle() {
 // an earlier one could not be finished.
 func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 	if len(in.Probe.Prompt) > 0 {
+		in.Journal.Stage("contract")
 		c, err := collectContract(ctx, in)
 		if ev.Contract = c; err != nil {
 			return fmt.Errorf("contract: %w", err)
@@ -188,10 +214,18 @@ func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 			return nil // numbers that mean nothing are not collected
 		}
 	}
+	if in.Repeat.Prompts > 0 {
+		in.Journal.Stage("floor")
+		if err := collectFloors(ctx, in, ev); err != nil {
+			return fmt.Errorf("floor: %w", err)
+		}
+	}
+	in.Journal.Stage("prefill")
 	if err := collect(ctx, in, ev); err != nil {
 		return err
 	}
 	if in.Decode.Prompts > 0 {
+		in.Journal.Stage("decode")
 		part := ev.part("decode", ev.Reference, ev.Candidate)
 		if err := collectDecode(ctx, in, part); err != nil {
 			return fmt.Errorf("decode: %w", err)
@@ -199,6 +233,7 @@ func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 		ev.Parts = append(ev.Parts, part)
 	}
 	if in.Reverse.Prompts > 0 {
+		in.Journal.Stage("reverse")
 		rev, err := collectReverse(ctx, in, ev)
 		if err != nil {
 			return fmt.Errorf("reverse: %w", err)
@@ -206,6 +241,7 @@ func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 		ev.Reverse = rev
 	}
 	if in.Load.Prompts > 0 {
+		in.Journal.Stage("load")
 		parts, err := collectLoad(ctx, in, ev)
 		if err != nil {
 			return fmt.Errorf("load: %w", err)
@@ -232,6 +268,7 @@ func collectContract(ctx context.Context, in Input) (*Contract, error) {
 		if p == nil {
 			return nil, fmt.Errorf("%s cannot be probed", s.name)
 		}
+		in.report("contract", 0, 0, "", "asking the "+s.name)
 		var err error
 		if *s.into, err = Observe(ctx, p, in.Probe); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
@@ -246,8 +283,9 @@ func collectContract(ctx context.Context, in Input) (*Contract, error) {
 func collect(ctx context.Context, in Input, ev *Evidence) error {
 	sides := []Side{in.Reference, in.Candidate}
 	names := []string{"reference", "candidate", "floor"}
-	if in.Floor.Scorer != nil {
-		sides = append(sides, in.Floor)
+	if floor, name, ok := in.floorSide(ev); ok {
+		sides, names[2] = append(sides, floor), name
+		ev.Floor = &floor.Stack
 	}
 	for from := 0; from < len(in.Prompts); from += chunk {
 		prompts := in.Prompts[from:min(from+chunk, len(in.Prompts))]
@@ -255,9 +293,20 @@ func collect(ctx context.Context, in Input, ev *Evidence) error {
 		g, gctx := errgroup.WithContext(ctx)
 		for i, s := range sides {
 			g.Go(func() error {
-				var err error
-				if got[i], err = score(gctx, s.Scorer, prompts, in.Spec.Top, in.Vocab, from); err != nil {
+				known, missing := in.first.take(names[i], prompts)
+				if got[i] = known; len(missing) == 0 {
+					return nil
+				}
+				ask := make([][]int, len(missing))
+				for m, at := range missing {
+					ask[m] = prompts[at]
+				}
+				asked, err := score(gctx, s.Scorer, ask, in.Spec.Top, in.Vocab, from)
+				if err != nil {
 					return fmt.Errorf("%s: %w", names[i], err)
+				}
+				for m, at := range missing {
+					got[i][at] = asked[m]
 				}
 				return nil
 			})
@@ -275,7 +324,7 @@ func collect(ctx context.Context, in Input, ev *Evidence) error {
 				ev.Prompts[from+j].Stratum = in.Strata[from+j]
 			}
 		}
-		in.Progress.Report(ev.progress(len(in.Prompts)))
+		in.Progress.Report(ev.progress(in.stage("prefill"), len(in.Prompts)))
 		if in.Sequential && len(ev.Prompts) < len(in.Prompts) && decide(ev).Verdict != gate.Inconclusive {
 			ev.Asked, ev.Digest = len(ev.Prompts), promptsDigest(ev.tokens())
 			break
