@@ -73,6 +73,8 @@ type Stack struct {
 	Version   string `json:"version,omitempty"`
 	Precision string `json:"precision,omitempty"`
 	Format    string `json:"format,omitempty"`
+	// Rounding of int8 weights: compatible with the vendor's tool, or exact.
+	Rounding string `json:"rounding,omitempty"`
 }
 
 // Stage is one gate that was passed.

@@ -110,6 +110,9 @@ func renderStatement(st *certificate.Statement) string {
 
 func stackText(s certificate.Stack) string {
 	parts := []string{s.Device, s.Engine, s.Precision, s.Format}
+	if s.Rounding != "" {
+		parts = append(parts, s.Rounding+" rounding")
+	}
 	var kept []string
 	for _, p := range parts {
 		if p != "" {

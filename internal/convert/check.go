@@ -1,13 +1,17 @@
 package convert
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
 
+	"tarbert/internal/progress"
 	"tarbert/internal/tensor"
 )
 
@@ -26,6 +30,8 @@ type CheckedTensor struct {
 type CheckReport struct {
 	Format       string `json:"format"`
 	Architecture string `json:"architecture"`
+	// Rounding of int8, where a record of ours says which.
+	Rounding Rounding `json:"rounding,omitempty"`
 	// Recorded says that the destination has a record of ours, which held.
 	Recorded  bool     `json:"recorded"`
 	Tensors   int      `json:"tensors"` // of the source, each accounted for
@@ -54,6 +60,9 @@ type CheckOptions struct {
 	// Base is the model that the source was fine-tuned from; with it, the check also
 	// proves that the conversion has not lost the fine-tune.
 	Base string
+	// Workers is how many tensors are compared at once; default one per processor.
+	Workers  int
+	Progress progress.Func
 }
 
 // Check proves that dst is a faithful conversion of src, whoever made it: it
@@ -68,6 +77,7 @@ func Check(ctx context.Context, src, dst string) (*CheckReport, error) {
 // CheckWith is Check with options.
 func CheckWith(ctx context.Context, src, dst string, o CheckOptions) (*CheckReport, error) {
 	rep := &CheckReport{}
+	o.Workers = cmp.Or(o.Workers, runtime.GOMAXPROCS(0))
 	c := &checker{srcDir: src, dstDir: dst, report: rep, options: o}
 	defer c.close()
 	if err := c.openSource(); err != nil {
@@ -111,6 +121,24 @@ type checker struct {
 	pairs      []pair
 	types      map[string]string // the description's, by tensor
 	typesModel string
+
+	mu       sync.Mutex
+	compared int64 // bytes of both sides
+}
+
+// tell reports, in megabytes of both sides, how far a comparison is.
+func (c *checker) tell(bytes int64, name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.compared += bytes
+	c.options.Progress.Report(progress.Update{Stage: "check", Done: float64(c.compared) / 1e6,
+		Total: float64(c.report.BytesIn+c.report.BytesOut) / 1e6, Unit: "MB", Note: c.report.Format + ": " + name})
+}
+
+// told ends the progress of a comparison.
+func (c *checker) told() {
+	all := float64(c.report.BytesIn+c.report.BytesOut) / 1e6
+	c.options.Progress.Report(progress.Update{Stage: "check", Done: all, Total: all, Unit: "MB", Note: c.report.Format})
 }
 
 // pair is a weight of the source and the tensor that it became.

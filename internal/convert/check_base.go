@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 )
 
@@ -49,7 +48,7 @@ func (c *checker) based(ctx context.Context) error {
 		byName[w.name] = w
 	}
 	sums := make([]change, len(c.pairs))
-	err = inOrder(ctx, len(c.pairs), runtime.GOMAXPROCS(0), func(i int) error {
+	err = inOrder(ctx, len(c.pairs), c.options.Workers, func(i int) error {
 		p := c.pairs[i]
 		b := byName[p.from.name]
 		if b == nil || !slices.Equal(b.shape, p.from.shape) {

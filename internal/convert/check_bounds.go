@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"runtime"
 
 	"tarbert/internal/tensor"
 )
@@ -28,7 +27,7 @@ func (m *measured) with(source, decoded, bound float64) bool {
 // bounds: every element decodes to within what its format's rounding can cost.
 func (c *checker) bounds(ctx context.Context) error {
 	found := make([]*measured, len(c.pairs))
-	err := inOrder(ctx, len(c.pairs), runtime.GOMAXPROCS(0), func(i int) error {
+	err := inOrder(ctx, len(c.pairs), c.options.Workers, func(i int) error {
 		m := &measured{}
 		if err := c.bound(ctx, c.pairs[i], m); err != nil {
 			return err
@@ -56,6 +55,7 @@ func (c *checker) bounds(ctx context.Context) error {
 	if c.format.int8 {
 		c.report.Codes = codes[:]
 	}
+	c.told()
 	return err
 }
 
@@ -110,6 +110,7 @@ func (c *checker) bound(ctx context.Context, p pair, m *measured) error {
 				return err
 			}
 		}
+		c.tell((p.from.bytes()+p.to.Size)*n/from.rows, p.from.stored.Name)
 	}
 	return nil
 }

@@ -47,7 +47,10 @@ func (c *checker) readable(context.Context) (err error) {
 	if c.foreign = errors.Is(err, errForeign); err != nil && !c.foreign {
 		return violation("", recordName, "%v", err)
 	}
-	c.exact = rec != nil && rec.Rounding == Exact && c.format.int8
+	if rec != nil && c.format.int8 {
+		c.report.Rounding = rec.Rounding
+	}
+	c.exact = c.report.Rounding == Exact
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"math"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -225,10 +224,11 @@ const (
 // bounds: every element is within what its type's rounding can cost.
 func (p *ggufProof) bounds(ctx context.Context) error {
 	found := make([]*measured, len(p.plan.steps))
-	err := inOrder(ctx, len(found), runtime.GOMAXPROCS(0), func(i int) error {
+	err := inOrder(ctx, len(found), p.options.Workers, func(i int) error {
 		found[i] = &measured{}
 		return p.step(ctx, &p.plan.steps[i], found[i])
 	})
+	p.told()
 	if err != nil {
 		return err
 	}
@@ -278,6 +278,7 @@ func (p *ggufProof) step(ctx context.Context, s *ggufStep, m *measured) error {
 			if err := p.hold(s.weight, info, at, x, m); err != nil {
 				return err
 			}
+			p.tell(2*s.weight.bytes()*min(group, from.rows-first)/from.rows, s.weight.stored.Name)
 		}
 	}
 	return nil

@@ -22,8 +22,7 @@ type Input struct {
 	// OutDir gets one directory per format. It is the stage's own: outputs of
 	// another source or of killed runs in it are removed.
 	OutDir   string
-	Rounding Rounding // default Compatible
-	Workers  int      // default one per processor
+	Workers  int // default one per processor
 	Progress progress.Func
 }
 
@@ -37,7 +36,11 @@ type Output struct {
 	Dropped     int     `json:"dropped"`
 	WorstSQNR   float64 `json:"worst_sqnr_db,omitempty"` // dB; absent where nothing lost precision
 	WorstTensor string  `json:"worst_tensor,omitempty"`
-	Digest      string  `json:"digest"`
+	// Rounding of int8, and what either rounding gives, all int8 weights together, in dB.
+	Rounding       Rounding `json:"rounding,omitempty"`
+	CompatibleSQNR float64  `json:"compatible_sqnr_db,omitempty"`
+	ExactSQNR      float64  `json:"exact_sqnr_db,omitempty"`
+	Digest         string   `json:"digest"`
 	// Reused says that it was there already, complete, of this source.
 	Reused bool         `json:"reused"`
 	Record string       `json:"record"` // file with every tensor's error and bound
@@ -105,7 +108,10 @@ func intact(src string) *gate.Check {
 
 // one converts to one format, or takes what is there, and checks it.
 func (in Input) one(ctx context.Context, rep *RunReport, src, dst, format string) (*Output, gate.Check, error) {
-	o := Options{Rounding: in.Rounding, Workers: in.Workers, Progress: in.Progress}
+	o := Options{Workers: in.Workers, Progress: in.Progress}
+	if f, err := findFormat(format); err == nil && f.int8 { // the others have one rounding
+		o.Rounding = Rounding(in.Spec.Rounding)
+	}
 	if format != BF16 { // bfloat16 keeps every layer
 		o.Keep = in.Spec.Keep
 	}
@@ -118,7 +124,7 @@ func (in Input) one(ctx context.Context, rep *RunReport, src, dst, format string
 	}
 	rep.SourceDigest, rep.SourceBytes = record.SourceDigest, record.Totals.BytesIn
 	in.Progress.Report(progress.Update{Stage: "convert", Note: format + ": reading it back"})
-	check, err := Check(ctx, src, dst)
+	check, err := CheckWith(ctx, src, dst, CheckOptions{Workers: in.Workers})
 	if err != nil {
 		return nil, gate.Check{}, err
 	}
@@ -127,6 +133,9 @@ func (in Input) one(ctx context.Context, rep *RunReport, src, dst, format string
 		Format: format, Dir: dst, Bytes: t.BytesOut, Tensors: t.Outputs, Quantised: t.Quantised, Dropped: t.Dropped,
 		WorstSQNR: t.WorstSQNR, WorstTensor: t.WorstTensor, Digest: record.Digest, Reused: reused,
 		Record: filepath.Join(dst, recordName), Check: check,
+	}
+	if t.CompatibleSQNR > 0 {
+		output.Rounding, output.CompatibleSQNR, output.ExactSQNR = record.Rounding, t.CompatibleSQNR, t.ExactSQNR
 	}
 	g := gate.Check{Name: format, Verdict: gate.Pass, Detail: check.String()}
 	if !check.Passed() {

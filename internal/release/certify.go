@@ -64,7 +64,7 @@ func (r *run) statement() statement {
 	c := certificate.Release{
 		ID: r.id, Name: r.spec.Name, Tool: r.Version, Issued: r.Now().UTC(), Root: "../..",
 		Source:    certificate.Stack{Device: host(r.plan.Train.Device), Engine: r.spec.Train.Trainer, Version: r.Version, Precision: r.spec.Train.DType, Format: "f32"},
-		Target:    certificate.Stack{Device: host(r.plan.Target.Device), Engine: servingEngine, Version: r.Version, Precision: precisionOf(r.format()), Format: r.format()},
+		Target:    certificate.Stack{Device: host(r.plan.Target.Device), Engine: servingEngine, Version: r.Version, Precision: precisionOf(r.format()), Format: r.format(), Rounding: r.rounding()},
 		Bound:     append([]certificate.Bound{}, r.bound...),
 		Parity:    certificate.Parity{Candidate: r.verify.KL.Value, Tokens: r.verify.Tokens, SmallestFault: r.verify.Smallest.Text},
 		NotRun:    r.notRun(),

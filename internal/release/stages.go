@@ -271,6 +271,16 @@ func (r *run) format() string {
 	return r.spec.Convert.Formats[len(r.spec.Convert.Formats)-1]
 }
 
+// rounding of the released form's int8 weights; empty where it has none.
+func (r *run) rounding() string {
+	for _, o := range r.convert.Outputs {
+		if o.Format == r.format() {
+			return string(o.Rounding)
+		}
+	}
+	return ""
+}
+
 // candidate is the directory of the released form.
 func (r *run) candidate() (string, error) {
 	for _, o := range r.convert.Outputs {

@@ -101,6 +101,7 @@ func rules() []rule {
 		{path: "convert.formats[]", example: "bf16", choices: Formats()},
 		{path: "convert.keep", about: "module name patterns left in bf16, besides the architecture's own list", example: `["*.o_proj"]`, min: 0, max: 1000},
 		{path: "convert.keep[]", example: `"*.o_proj"`},
+		{path: "convert.rounding", about: "of int8 scales and codes: compatible, as the vendor's tool computes them, or exact, in float32; default compatible", example: "compatible", choices: []string{"compatible", "exact"}},
 
 		{path: "verify.format", about: "which converted form is the candidate; default the last of convert.formats", example: "w8a8-ascend", choices: Formats()},
 		{path: "verify.prompts", about: "problems whose prompts are compared; default compare.problems", example: "data/held-out.jsonl", file: regularFile},

@@ -177,6 +177,8 @@ func (r Recipe) Steps() int { return r.Train.SFT.Steps + r.Train.GRPO.Steps }
 type Convert struct {
 	Formats []string `json:"formats"` // e.g. ["bf16", "w8a8-ascend"]
 	Keep    []string `json:"keep"`    // module name patterns left in bf16, besides the architecture's own list
+	// Rounding of int8: compatible, as the vendor's tool divides, or exact, in float32.
+	Rounding string `json:"rounding"`
 }
 
 // Verify configures the verify stage.
