@@ -57,13 +57,17 @@ func (a *app) compare(ctx context.Context, s spec.Compare, candidate, baseline, 
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return environment(err)
 	}
-	opened := sides{app: a, deps: deps, model: model, prefix: "compare-" + filepath.Base(strings.ToLower(out))}
+	opened := sides{app: a, deps: deps, flags: &verifyFlags{model: model}, prefix: "compare-" + filepath.Base(strings.ToLower(out))}
 	defer func() { err = errors.Join(err, opened.stop(ctx)) }()
 	in := compare.Input{Spec: s, Seed: seed, Baseline: "baseline", OutDir: out, Parallel: 64, Progress: a.bar("compare")}
 	for _, c := range [][2]string{{"candidate", candidate}, {"baseline", baseline}} {
-		side, err := opened.open(ctx, c[0], c[1], "")
+		side := &end{name: c[0], where: c[1]}
+		problem, err := opened.open(ctx, side)
 		if err != nil {
 			return err
+		}
+		if problem != nil {
+			return environment(problem)
 		}
 		in.Candidates = append(in.Candidates, compare.Candidate{Name: c[0], Complete: release.Completer(side.client)})
 	}

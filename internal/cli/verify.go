@@ -4,114 +4,174 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"tarbert/internal/device"
-	"tarbert/internal/engine"
-	"tarbert/internal/reference/tokenizer"
-	"tarbert/internal/release"
-	"tarbert/internal/reward"
 	"tarbert/internal/spec"
 	"tarbert/internal/verify"
 )
 
 type verifyFlags struct {
-	reference, candidate string
-	model                string
-	prompts, tokenizer   string
-	out                  string
-	count, maxTokens     int
-	seed                 uint64
-	margin               spec.Margin
-	top                  int
+	reference, candidate, floor      string
+	replicas                         []string
+	model                            string
+	referenceModel, candidateModel   string
+	referenceHeader, candidateHeader []string
+	prompts, tokenizer, out          string
+	stages, strata                   []string
+	budget                           string
+	count, maxTokens, long           int
+	concurrency                      int
+	timeout, patience                time.Duration
+	seed                             uint64
+	margin                           spec.Margin
+	top                              int
+	all                              bool
+	explain                          bool
+	explainWith                      string
+	watch                            watchFlags
 }
+
+// budgets are prompts, and tokens that the reference adds to each.
+var budgets = map[string][2]int{"quick": {64, 64}, "standard": {192, 128}, "thorough": {512, 128}}
+
+// The stages, as the flag names them.
+var verifyStages = []string{"contract", "prefill", "decode", "reverse", "load"}
 
 func (a *app) verifyCommand() *cobra.Command {
 	var f verifyFlags
 	c := &cobra.Command{
-		Use:   "verify --reference R --candidate C --prompts FILE.jsonl",
-		Short: "Compare two deployments' log-probabilities, with statistics",
-		Long: `Each side is the URL of an OpenAI-compatible endpoint that answers prompt_logprobs, or a model directory, which
-is then served by the reference engine for as long as it takes. The reference continues every prompt at temperature 1;
-both sides score the same tokens. With a directory as reference, the floor is measured too: the reference in bf16
-against itself in f32. Exit code 0 when the candidate is within the margin, 1 when not or when it cannot be told.`,
+		Use:   "verify --reference R --candidate C",
+		Short: "Ask whether two deployments are the same model, with error rates that hold",
+		Long: `Each side is the URL of an OpenAI-compatible endpoint (vLLM, vllm-ascend, SGLang, llama-server, tarbert) or a model
+directory, which the reference engine then serves for as long as it takes.
+
+  contract  templates, tokenizer, parameters, what log-probabilities mean    reverse  the candidate's samples under the reference
+  prefill   teacher-forced top-k divergence over strata                      load     the same prompts at concurrency 1, 32 and saturation,
+  decode    both go on by themselves from the same places                             and on every --replica
+
+The reference continues every prompt at temperature 1; both sides score the same tokens. How far is far is measured first: the floor.
+Exit code 0 when the candidate is within the margins, 1 when it is not or when it cannot be told, with the reason.
+The same command after an interruption goes on where it stopped. docs/howto/verify.md shows runs.`,
+		Example: `  tarbert verify --reference http://gpu:8000 --candidate http://npu:8000 --tokenizer ./model
+  tarbert verify --reference ./checkpoint --candidate ./converted --explain
+  tarbert verify --watch --candidate http://npu:8000 --baseline .tarbert/verify/3f…/verify-evidence.json --every 1h`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.verify(c.Context(), f) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if f.watch.on {
+				return a.watch(c.Context(), f)
+			}
+			return a.verify(c.Context(), f)
+		},
 	}
 	fl := c.Flags()
+	fl.SortFlags = false
 	fl.StringVar(&f.reference, "reference", "", "URL or model directory that is right")
 	fl.StringVar(&f.candidate, "candidate", "", "URL or model directory that is judged")
-	fl.StringVar(&f.prompts, "prompts", "", `JSON Lines of {"id","prompt","answer"}`)
-	fl.StringVar(&f.tokenizer, "tokenizer", "", "directory with tokenizer.json; default: the side that is a directory")
+	fl.StringVar(&f.floor, "floor", "", "URL or directory of another honest deployment of the reference; default: a directory again in bf16, else each side against itself")
+	fl.StringArrayVar(&f.replicas, "replica", nil, "URL of one replica of the candidate (repeatable)")
+	fl.StringSliceVar(&f.stages, "stages", verifyStages, "what to run")
+	fl.StringSliceVar(&f.strata, "strata", verify.Kinds(), "kinds of prompts")
+	fl.StringVar(&f.prompts, "prompts", "", `prompts of your own instead: JSON Lines of {"id","prompt","answer"}`)
+	fl.StringVar(&f.budget, "budget", "standard", "quick (64 prompts × 64 tokens), standard (192 × 128) or thorough (512 × 128)")
+	fl.IntVar(&f.count, "count", 0, "prompts; default: the budget's")
+	fl.IntVar(&f.maxTokens, "max-tokens", 0, "tokens that the reference adds to each; default: the budget's")
+	fl.IntVar(&f.long, "long", 4096, "tokens of a long-context prompt")
+	fl.BoolVar(&f.all, "all", false, "ask every prompt, also when the verdict is certain before")
+	fl.BoolVar(&f.explain, "explain", false, "when it fails, look for the cause by experiments")
+	fl.StringVar(&f.explainWith, "explain-with", "", `command that serves the candidate's model on {port}, to be tried again with other flags: "vllm serve ./model --port {port} …"`)
+	fl.StringVar(&f.tokenizer, "tokenizer", "", "directory with tokenizer.json; default: a side that is a directory, else the reference's /tokenize")
 	fl.StringVar(&f.model, "model", "", "model name to ask endpoints for; default: the first that they list")
-	fl.StringVar(&f.out, "out", "", "directory for the evidence; default: a new one below the home")
-	fl.IntVar(&f.count, "count", 200, "prompts to compare")
-	fl.IntVar(&f.maxTokens, "max-tokens", 64, "tokens of each continuation")
+	fl.StringVar(&f.referenceModel, "reference-model", "", "the reference's, where the names differ")
+	fl.StringVar(&f.candidateModel, "candidate-model", "", "the candidate's, where the names differ")
+	fl.StringArrayVar(&f.referenceHeader, "reference-header", nil, `HTTP header for the reference, "name: value" (repeatable); a bearer token also from TARBERT_REFERENCE_KEY`)
+	fl.StringArrayVar(&f.candidateHeader, "candidate-header", nil, `HTTP header for the candidate (repeatable); a bearer token also from TARBERT_CANDIDATE_KEY`)
+	fl.IntVar(&f.concurrency, "concurrency", 8, "requests in flight to each side")
+	fl.DurationVar(&f.timeout, "timeout", 5*time.Minute, "for one request")
+	fl.DurationVar(&f.patience, "patience", 30*time.Second, "how long a busy or absent endpoint is asked again")
+	fl.StringVar(&f.out, "out", "", "directory for the evidence; default: one below the home, the same for the same command")
 	fl.IntVar(&f.top, "top", 20, "k of the top-k divergence")
-	fl.Uint64Var(&f.seed, "seed", 1, "seed of the continuations and of the bootstrap")
+	fl.Uint64Var(&f.seed, "seed", 1, "seed of the prompts, the continuations and the bootstrap")
 	fl.Float64Var(&f.margin.Typical, "margin-typical", 1.5, "largest typical divergence of a token as a multiple of the floor's; 0 = as --margin-ratio")
 	fl.Float64Var(&f.margin.Ratio, "margin-ratio", 3, "largest mean divergence as a multiple of the floor; 0 = not used")
 	fl.Float64Var(&f.margin.KL, "margin-kl", 0.005, "largest mean clipped divergence, nats per token; 0 = not used")
 	fl.Float64Var(&f.margin.DeltaNLL, "margin-nll", 0.01, "largest |mean ΔNLL|, nats per token; 0 = not used")
 	fl.Float64Var(&f.margin.Top1, "margin-top1", 0.97, "smallest share of equal top-1 tokens; 0 = not used")
 	fl.Float64Var(&f.margin.Clip, "clip", 0.1, "nats at which a token's divergence is clipped")
+	f.watch.add(fl)
 	return c
 }
 
+// check refuses what no run can be made of.
+func (f *verifyFlags) check() error {
+	if f.reference == "" || f.candidate == "" {
+		return badUsage("verify needs --reference and --candidate, each a URL (http://…) or a model directory")
+	}
+	b, ok := budgets[f.budget]
+	if !ok {
+		return badUsage("--budget is %q: quick, standard or thorough", f.budget)
+	}
+	if f.count == 0 {
+		f.count = b[0]
+	}
+	if f.maxTokens == 0 {
+		f.maxTokens = b[1]
+	}
+	if f.count < 1 || f.maxTokens < 1 || f.concurrency < 1 || f.long < 1 {
+		return badUsage("--count, --max-tokens, --long and --concurrency must be at least 1")
+	}
+	for _, list := range []struct {
+		flag  string
+		given []string
+		known []string
+	}{{"--stages", f.stages, verifyStages}, {"--strata", f.strata, verify.Kinds()}} {
+		for _, name := range list.given {
+			if !slices.Contains(list.known, name) {
+				return badUsage("%s has %q: it knows %s", list.flag, name, strings.Join(list.known, ", "))
+			}
+		}
+	}
+	if !f.runs("prefill") {
+		return badUsage("--stages must have prefill: the others are judged by its floor")
+	}
+	if len(f.strata) == 0 && f.prompts == "" {
+		return badUsage("--strata is empty and there is no --prompts: nothing to ask")
+	}
+	return nil
+}
+
+func (f *verifyFlags) runs(stage string) bool { return slices.Contains(f.stages, stage) }
+
 func (a *app) verify(ctx context.Context, f verifyFlags) (err error) {
-	if f.reference == "" || f.candidate == "" || f.prompts == "" {
-		return badUsage("verify needs --reference, --candidate (each a URL or a model directory) and --prompts FILE.jsonl")
+	if err := f.check(); err != nil {
+		return err
 	}
 	deps, done, err := a.deps(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if f.out == "" {
-		f.out = filepath.Join(deps.Home, "verify", a.now().UTC().Format("20060102T150405.000"))
-	}
-	if err := os.MkdirAll(f.out, 0o755); err != nil {
-		return environment(err)
-	}
-	sides := sides{app: a, deps: deps, model: f.model, prefix: "verify-" + filepath.Base(strings.ToLower(f.out))}
-	defer func() { err = errors.Join(err, sides.stop(ctx)) }()
-	in := verify.Input{
-		Spec:    spec.Verify{Prompts: f.prompts, Count: f.count, Top: f.top, Margin: f.margin},
-		Typical: f.margin.Typical, Seed: f.seed, OutDir: f.out, Now: a.now, Progress: a.bar("verify"),
-	}
-	ref, err := sides.open(ctx, "reference", f.reference, "f32")
+	s := &sides{app: a, deps: deps, flags: &f, prefix: "verify-" + a.now().UTC().Format("20060102t150405.000")}
+	defer func() { err = errors.Join(err, s.stop(ctx)) }()
+	rep, err := s.run(ctx)
 	if err != nil {
-		return err
-	}
-	in.Reference = ref.side
-	cand, err := sides.open(ctx, "candidate", f.candidate, "")
-	if err != nil {
-		return err
-	}
-	in.Candidate = cand.side
-	if ref.dir != "" {
-		floor, err := sides.open(ctx, "floor", f.reference, "bf16")
-		if err != nil {
-			return err
+		if ctx.Err() != nil && s.out != "" {
+			fmt.Fprintf(a.Err, "interrupted; the same command goes on where it stopped (%s)\n", relative(s.out))
 		}
-		in.Floor = floor.side
-	}
-	if in.Prompts, in.From, err = buildPrompts(ctx, f, ref, cand); err != nil {
-		return err
-	}
-	rep, err := verify.Run(ctx, in)
-	if err != nil {
 		return err
 	}
 	if a.json {
 		err = a.printJSON(rep)
 	} else {
-		_, err = fmt.Fprint(a.Out, renderVerification(rep, filepath.Join(f.out, verify.EvidenceFile)))
+		_, err = fmt.Fprint(a.Out, renderVerification(rep, rep.Evidence))
+	}
+	if err == nil && f.explain {
+		err = s.explain(ctx, rep)
 	}
 	if err == nil && !rep.Gate.Passed() {
 		err = gateSaidNo()
@@ -119,141 +179,110 @@ func (a *app) verify(ctx context.Context, f verifyFlags) (err error) {
 	return err
 }
 
-// buildPrompts returns the token ids to score and where in each the reference's own text begins.
-func buildPrompts(ctx context.Context, f verifyFlags, ref, cand side) (prompts [][]int, from []int, err error) {
-	dir := f.tokenizer
-	for _, d := range []string{ref.dir, cand.dir} {
-		if dir == "" {
-			dir = d
+// run is a verification from the opened sides to the evidence on disk. Only
+// bad usage, the context's end and this machine's own failures are errors:
+// what an endpoint does wrong is in the report.
+func (s *sides) run(ctx context.Context) (*verify.Report, error) {
+	f := s.flags
+	show := s.parts()
+	defer show.close()
+	s.progress = show.progress
+	show.begin("open")
+	problem, err := s.openAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.out, err = s.directory(); err != nil {
+		return nil, err
+	}
+	in := verify.Input{
+		Spec:    spec.Verify{Prompts: f.prompts, Count: f.count, Top: f.top, Margin: f.margin},
+		Typical: f.margin.Typical, Seed: f.seed, OutDir: s.out, Now: s.now, Progress: s.progress, PerPart: true,
+		Reference: verify.Side{Stack: s.reference.stack}, Candidate: verify.Side{Stack: s.candidate.stack},
+	}
+	if problem != nil {
+		return verify.Unanswered(in, problem)
+	}
+	if s.journal, err = verify.OpenJournal(filepath.Join(s.out, verify.JournalFile), s.identity(), s.now); err != nil {
+		return nil, err
+	}
+	if n := s.journal.Known(); n > 0 {
+		fmt.Fprintf(s.Err, "  going on: %d answers are there already\n", n)
+	}
+	in.Journal = s.journal
+	rep, err := s.judge(ctx, in)
+	if err != nil {
+		return nil, errors.Join(err, s.journal.Close())
+	}
+	s.last = in
+	if rep.Failure != "" {
+		return rep, s.journal.Close() // what came is not asked again
+	}
+	return rep, s.journal.Remove()
+}
+
+// judge makes the prompts and runs the stages.
+func (s *sides) judge(ctx context.Context, in verify.Input) (*verify.Report, error) {
+	f := s.flags
+	s.journal.Stage("prompts")
+	made, err := s.makePrompts(ctx)
+	if err != nil {
+		if code := (exitCode{}); errors.As(err, &code) || ctx.Err() != nil {
+			return nil, err
+		}
+		return verify.Unanswered(in, err)
+	}
+	in.Prompts, in.From, in.Strata, in.Scope, in.Vocab = made.prompts, made.from, made.kinds, made.scope, s.vocab
+	s.made = made
+	in.Reference, in.Candidate = s.side(s.reference), s.side(s.candidate)
+	if s.floorEnd != nil {
+		in.Floor = s.side(s.floorEnd)
+	} else {
+		in.Repeat = verify.RepeatOptions{Prompts: 16, Reference: s.alone(s.reference), Candidate: s.alone(s.candidate)}
+	}
+	in.Sequential = !f.all
+	if f.runs("contract") {
+		in.Probe = verify.ProbeOptions{Prompt: made.probe, Text: made.probeText, Top: f.top, Vocab: s.vocab}
+	}
+	if f.runs("decode") {
+		in.Decode = verify.DecodeOptions{Prompts: max(24, f.count/4)}
+	}
+	if f.runs("reverse") {
+		in.Reverse = verify.ReverseOptions{Prompts: min(64, f.count), MaxTokens: f.maxTokens, Completer: s.recorded(s.candidate, "", f.concurrency)}
+	}
+	if f.runs("load") {
+		in.Load = verify.LoadOptions{Prompts: max(32, f.count/4), Saturate: true, At: func(n int) verify.Scorer {
+			return s.recorded(s.candidate, fmt.Sprintf(" at %d", n), n)
+		}}
+		for _, r := range s.replicas {
+			in.Load.Replicas = append(in.Load.Replicas, s.side(r))
 		}
 	}
+	for _, stage := range verifyStages {
+		if !f.runs(stage) {
+			in.Scope = append(in.Scope, stage+": not asked for")
+		}
+	}
+	return verify.Run(ctx, in)
+}
+
+// directory is where the run's files are: the same for the same command, and a
+// new one when that command has been finished there.
+func (s *sides) directory() (string, error) {
+	dir := s.flags.out
 	if dir == "" {
-		return nil, nil, badUsage("both sides are URLs: name a directory with tokenizer.json by --tokenizer")
-	}
-	tok, err := tokenizer.Load(dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	problems, err := reward.ReadProblems(f.prompts)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, p := range problems[:min(max(f.count, 0), len(problems))] {
-		ids := tok.Encode(p.Prompt)
-		prompts, from = append(prompts, ids), append(from, len(ids))
-	}
-	prompts, err = verify.BuildPrompts(ctx, ref.client, prompts, verify.PromptOptions{Seed: f.seed, MaxTokens: f.maxTokens, Concurrency: 64})
-	return prompts, from, err
-}
-
-// side is one end of a comparison.
-type side struct {
-	side   verify.Side
-	client *engine.Client
-	dir    string // set where it is a directory that we serve
-}
-
-// sides opens what --reference and --candidate name, and stops what it started.
-type sides struct {
-	*app
-	deps   release.Deps
-	model  string
-	prefix string
-	live   []*engine.Deployment
-}
-
-func (s *sides) stop(ctx context.Context) error {
-	var errs []error
-	for _, d := range s.live {
-		errs = append(errs, d.Stop(context.WithoutCancel(ctx)))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *sides) open(ctx context.Context, name, where, precision string) (side, error) {
-	if u, err := url.Parse(where); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
-		return s.endpoint(ctx, name, where)
-	}
-	if _, err := os.Stat(where); err != nil {
-		return side{}, badUsage("%s %q is neither a URL (http://…) nor a directory: %w", name, where, err)
-	}
-	dir, err := filepath.Abs(where)
-	if err != nil {
-		return side{}, environment(err)
-	}
-	host, err := s.processor(ctx)
-	if err != nil {
-		return side{}, err
-	}
-	dep := engine.Deployer{Executor: s.deps.Executors["local"], Engine: s.deps.Engines["reference"], Stage: name, Progress: s.bar(name)}
-	d, err := dep.Deploy(ctx, s.prefix+"-"+name, engine.Model{Dir: dir, Name: name}, host, engine.Options{Precision: precision, Threads: s.cores()})
-	if err != nil {
-		return side{}, err
-	}
-	s.live = append(s.live, d)
-	stack := verify.Stack{Name: name, Engine: "reference", Version: version(), Precision: precision, Device: host.Model, URL: d.URL}
-	return side{side: verify.Side{Stack: stack, Scorer: d.Client()}, client: d.Client(), dir: dir}, nil
-}
-
-func (s *sides) endpoint(ctx context.Context, name, where string) (side, error) {
-	c := &engine.Client{URL: strings.TrimSuffix(strings.TrimSuffix(where, "/"), "/v1"), Model: s.model}
-	if c.Model == "" {
-		models, err := c.Models(ctx)
-		if err != nil {
-			return side{}, environment(fmt.Errorf("%s %s: %w", name, where, err))
-		}
-		if len(models) == 0 {
-			return side{}, environment(fmt.Errorf("%s %s lists no model", name, where))
-		}
-		c.Model = models[0].ID
-	}
-	v, err := c.Version(ctx)
-	if err != nil {
-		v = "" // not every engine tells; the evidence then lacks it
-	}
-	return side{side: verify.Side{Stack: verify.Stack{Name: c.Model, Version: v, URL: where}, Scorer: c}, client: c}, nil
-}
-
-// processor is this machine's own device.
-func (s *sides) processor(ctx context.Context) (device.Device, error) {
-	nodes, err := s.deps.Executors["local"].Nodes(ctx)
-	if err != nil {
-		return device.Device{}, environment(err)
-	}
-	for _, n := range nodes {
-		for _, d := range n.Devices {
-			if d.Vendor == device.CPU {
-				return d, nil
-			}
+		dir = filepath.Join(s.deps.Home, "verify", s.identity().short())
+		if exists(filepath.Join(dir, verify.EvidenceFile)) && !exists(filepath.Join(dir, verify.JournalFile)) {
+			dir += "-" + s.now().UTC().Format("20060102T150405")
 		}
 	}
-	return device.Device{}, environment(errors.New("no processor was detected"))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", environment(err)
+	}
+	return dir, nil
 }
 
-func renderVerification(r *verify.Report, evidence string) string {
-	interval := func(i verify.Interval) string { return fmt.Sprintf("%.3g  [%.3g, %.3g]", i.Value, i.Lower, i.Upper) }
-	rows := [][]string{
-		{"compared", fmt.Sprintf("%d tokens in %d prompts", r.Tokens, r.Prompts)},
-		{"KL, nats per token", interval(r.KL)},
-	}
-	if r.FloorKL != nil {
-		rows = append(rows, []string{"floor", interval(*r.FloorKL)})
-	}
-	if r.Ratio != nil {
-		rows = append(rows, []string{"ratio to the floor", interval(*r.Ratio)})
-	}
-	rows = append(rows,
-		[]string{"p50, p99, max", fmt.Sprintf("%.2g, %.2g, %.2g", r.Quantiles.P50, r.Quantiles.P99, r.Quantiles.Max)},
-		[]string{"top-1 agreement", interval(r.Top1)},
-		[]string{"ΔNLL", interval(r.DeltaNLL)},
-		[]string{"signature", r.Signature},
-		[]string{"evidence", relative(evidence)},
-	)
-	var b strings.Builder
-	b.WriteString(table(rows))
-	fmt.Fprintf(&b, "\n%s\n", strings.ToUpper(string(r.Gate.Verdict)))
-	for _, c := range r.Gate.Checks {
-		fmt.Fprintf(&b, "  %-12s  %s: %s\n", c.Verdict, c.Name, c.Detail)
-	}
-	return b.String()
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

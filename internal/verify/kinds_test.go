@@ -10,65 +10,81 @@ import (
 	"tarbert/internal/gate"
 )
 
-func TestBuildStrataMeetsEveryKind(t *testing.T) {
-	corpus := toy{}.write(20, 60, 3)
-	for i := range corpus { // 48…63 are rare
-		for j := range corpus[i] {
-			corpus[i][j] %= 48
-		}
+func samples() []Sample {
+	var out []Sample
+	for i, kind := range Kinds() {
+		out = append(out, Sample{kind, toy{}.write(1, 200, uint64(i))[0]})
 	}
-	o := StrataOptions{Seed: 1, Longest: 130, Vocab: 64, Avoid: []int{63}, Digits: []int{3, 4, 5}}
-	prompts, kinds, err := BuildStrata(corpus, o)
-	if err != nil {
-		t.Fatal(err)
+	return out
+}
+
+func TestPlanPromptsMeetsEveryKindAndLength(t *testing.T) {
+	o := PlanOptions{Seed: 1, Count: 96, MaxTokens: 16, Longest: 600, Long: 600, Vocab: 64, Avoid: []int{63}}
+	stems, scope, err := PlanPrompts(samples(), o)
+	if err != nil || len(stems) != 96 || len(scope) != 0 {
+		t.Fatal(len(stems), scope, err)
 	}
 	met, lengths := map[string]int{}, map[int]bool{}
-	for i, p := range prompts {
-		met[kinds[i]]++
-		if lengths[len(p)] = true; len(p) > o.Longest || slices.Contains(p, 63) || slices.Max(p) >= o.Vocab {
-			t.Errorf("prompt %d: %d tokens, largest %d", i, len(p), slices.Max(p))
+	for i, s := range stems {
+		met[s.Kind]++
+		if lengths[s.Length] = true; s.Length > o.Longest || len(s.Tokens) < 2 || s.Length <= len(s.Tokens) || s.Length-len(s.Tokens) > o.MaxTokens+commonStem {
+			t.Errorf("stem %d of %d tokens, %d in the end", i, len(s.Tokens), s.Length)
 		}
-		for _, s := range strataOf(Prompt{}, 1, len(p)) {
-			met[s]++
+		met["mod "+itoa(s.Length%modulus)]++
+	}
+	for _, kind := range Kinds() {
+		if least := map[bool]int{true: 4, false: 8}[kind == KindLong]; met[kind] < least {
+			t.Errorf("%s: %d prompts", kind, met[kind])
 		}
 	}
 	for r := range modulus {
-		if met["length mod 8 = "+itoa(r)] < 4 {
+		if met["mod "+itoa(r)] < 4 {
 			t.Errorf("residue %d: %v", r, met)
 		}
 	}
-	for _, n := range []int{15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129} {
+	for _, n := range []int{31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 600} {
 		if !lengths[n] {
 			t.Errorf("no prompt of %d tokens", n)
 		}
 	}
-	if met["digits"] != 4 || met["rare tokens"] != 4 {
-		t.Errorf("%v", met)
-	}
-	again, _, err := BuildStrata(corpus, o)
-	if diff := gocmp.Diff(prompts, again); diff != "" || err != nil {
+	again, _, err := PlanPrompts(samples(), o)
+	if diff := gocmp.Diff(stems, again); diff != "" || err != nil {
 		t.Errorf("same seed: %v\n%s", err, diff)
 	}
-	for name, change := range map[string]func(*StrataOptions){
-		"too short": func(o *StrataOptions) { o.Longest = 15 }, "no vocabulary": func(o *StrataOptions) { o.Vocab = 0 },
+}
+
+func TestPlanPromptsSaysWhatDoesNotFit(t *testing.T) {
+	o := PlanOptions{Seed: 1, Count: 32, MaxTokens: 64, Longest: 100, Long: 4096}
+	stems, scope, err := PlanPrompts(samples(), o)
+	if err != nil || len(scope) != 1 || !strings.Contains(scope[0], "up to 100 tokens, not 4096") {
+		t.Errorf("scope %q, %v", scope, err)
+	}
+	for i, s := range stems {
+		if s.Length > 100 || len(s.Tokens) >= s.Length {
+			t.Errorf("stem %d of %d tokens, %d in the end", i, len(s.Tokens), s.Length)
+		}
+	}
+	for name, change := range map[string]func(*PlanOptions){
+		"context too short": func(o *PlanOptions) { o.Longest = 23 }, "no prompts": func(o *PlanOptions) { o.Count = 0 }, "no tokens": func(o *PlanOptions) { o.MaxTokens = 0 },
 	} {
 		bad := o
 		change(&bad)
-		if _, _, err := BuildStrata(corpus, bad); err == nil {
+		if _, _, err := PlanPrompts(samples(), bad); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, _, err := BuildStrata(nil, o); err == nil {
-		t.Error("no corpus: no error")
+	if _, _, err := PlanPrompts(nil, o); err == nil {
+		t.Error("no samples: no error")
 	}
 }
 
 // A fault of one length residue fails the verification through its stratum,
 // and the stratum is named.
 func TestOneBadResidueIsNamed(t *testing.T) {
-	prompts, kinds, err := BuildStrata(toy{}.write(40, 60, 3), StrataOptions{Seed: 1, Longest: 60, Each: 24, Vocab: 64})
-	if err != nil {
-		t.Fatal(err)
+	var prompts [][]int
+	var kinds []string
+	for i, p := range (toy{}).write(200, 60, 3) {
+		prompts, kinds = append(prompts, p[:len(p)-i%modulus*5]), append(kinds, "natural")
 	}
 	in := verification(t.TempDir(), residueFault{honest, 3}, prompts)
 	in.Strata, in.Spec.Margin.Ratio, in.Spec.Margin.KL = kinds, 40, 0

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,9 +25,13 @@ type Completer interface {
 type PromptOptions struct {
 	Seed      uint64
 	MaxTokens int // of each continuation
+	// Lengths, if set, are how many tokens each prompt has in the end, with its
+	// continuation, unless the reference stops by itself before that.
+	Lengths []int
 	// Concurrency bounds the requests in flight; default 4.
 	Concurrency int
 	Progress    progress.Func
+	Stage       string // of the progress; default "verify"
 }
 
 // BuildPrompts lets the reference continue each prompt (token ids) at
@@ -40,6 +45,14 @@ func BuildPrompts(ctx context.Context, c Completer, prompts [][]int, o PromptOpt
 	if o.MaxTokens < 1 {
 		return nil, fmt.Errorf("build prompts: at most %d tokens each is none", o.MaxTokens)
 	}
+	if o.Lengths != nil && len(o.Lengths) != len(prompts) {
+		return nil, fmt.Errorf("build prompts: %d lengths for %d prompts", len(o.Lengths), len(prompts))
+	}
+	for i, n := range o.Lengths {
+		if n <= len(prompts[i]) {
+			return nil, fmt.Errorf("build prompts: prompt %d has %d tokens already, not under %d", i, len(prompts[i]), n)
+		}
+	}
 	limit := o.Concurrency
 	if limit <= 0 {
 		limit = 4
@@ -50,9 +63,12 @@ func BuildPrompts(ctx context.Context, c Completer, prompts [][]int, o PromptOpt
 	var done atomic.Int64
 	for i, p := range prompts {
 		g.Go(func() error {
-			seed := promptSeed(o.Seed, i)
+			seed, most := promptSeed(o.Seed, i), o.MaxTokens
+			if o.Lengths != nil {
+				most = o.Lengths[i] - len(p)
+			}
 			got, err := c.Complete(ctx, engine.CompletionRequest{
-				Tokens: p, MaxTokens: o.MaxTokens, Temperature: 1, Seed: &seed, TokenIDs: true,
+				Tokens: p, MaxTokens: most, Temperature: 1, Seed: &seed, TokenIDs: true,
 			})
 			if err != nil {
 				return fmt.Errorf("build prompts: prompt %d: %w", i, err)
@@ -62,7 +78,7 @@ func BuildPrompts(ctx context.Context, c Completer, prompts [][]int, o PromptOpt
 			}
 			out[i] = append(slices.Clip(p), got[0].TokenIDs...)
 			o.Progress.Report(progress.Update{
-				Stage: "verify", Done: float64(done.Add(1)), Total: float64(len(prompts)), Unit: "prompts", Note: "reference writes",
+				Stage: cmp.Or(o.Stage, "verify"), Done: float64(done.Add(1)), Total: float64(len(prompts)), Unit: "prompts", Note: "reference writes",
 			})
 			return nil
 		})

@@ -31,6 +31,12 @@ type Stack struct {
 	Device    string `json:"device,omitempty"`
 	Digest    string `json:"digest,omitempty"` // of the model directory
 	URL       string `json:"url,omitempty"`
+	// Gateway stands before it; Path is how its numbers were had; Root is where
+	// its weights are and Flags its settings, in its own words.
+	Gateway string            `json:"gateway,omitempty"`
+	Path    string            `json:"path,omitempty"`
+	Root    string            `json:"root,omitempty"`
+	Flags   map[string]string `json:"flags,omitempty"`
 }
 
 // Side is one deployment.
