@@ -1,30 +1,27 @@
 package plan
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"slices"
 	"strings"
-	"time"
+
+	"tarbert/internal/spec"
 )
 
 // Peak is a chip's product rate for one dtype.
 type Peak struct {
-	TFLOPS float64 `json:"tflops"`
+	TFLOPS Range `json:"tflops"`
 	// Sparse says that the figure is of 2:4 sparse products: the dense one is half of it.
 	Sparse bool `json:"sparse,omitempty"`
 }
 
-// Dense is the rate of dense products.
-func (p Peak) Dense() Rate {
+// Dense is the rate of dense products, at a quantile of what is known of it.
+func (p Peak) Dense(q float64) Rate {
 	if p.Sparse {
-		return Rate(p.TFLOPS * 1e12 / 2)
+		return Rate(p.TFLOPS.At(q) * 1e12 / 2)
 	}
-	return Rate(p.TFLOPS * 1e12)
+	return Rate(p.TFLOPS.At(q) * 1e12)
 }
 
 // Cluster is a pool described by hand: examples/clusters. What is not known is a
@@ -41,8 +38,9 @@ type Cluster struct {
 	ReserveGiB     float64         `json:"reserve_gib"` // what runtime and libraries take
 	Peak           map[string]Peak `json:"peak"`        // by dtype
 	Links          ClusterLinks    `json:"links"`
-	MFU            Range           `json:"mfu"`        // in a step, of the dense peak, model FLOPs
-	Attention      string          `json:"attention"`  // how that MFU counts: "causal" or "full"
+	MFU            Range           `json:"mfu"`        // in a step, of the dense peak
+	Count          string          `json:"count"`      // how that MFU counts: "model" FLOPs, or "hardware" with recomputation
+	Attention      string          `json:"attention"`  // "causal" or "full"
 	PeakDType      string          `json:"peak_dtype"` // and over which peak
 	Hazard         Range           `json:"hazard"`     // interruptions per million device-hours
 	Save           Range           `json:"save_seconds"`
@@ -67,60 +65,77 @@ func (c Cluster) links() Links {
 	return Links{Domain: c.Links.Domain, Inside: Bandwidth(c.Links.Inside * 1e9), Across: Bandwidth(c.Links.Across * 1e9), Overlap: c.Links.Overlap}
 }
 
-// DecodeCluster reads a cluster from JSON (or YAML turned into it), strictly.
-func DecodeCluster(b []byte) (Cluster, error) {
+// clusterExample is a whole inventory, named where somebody needs one.
+const clusterExample = "examples/clusters/llama3.yaml"
+
+// ReadCluster reads an inventory file. What is wrong with it is a *spec.Error, with places.
+func ReadCluster(path string) (Cluster, error) {
 	var c Cluster
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
-		return Cluster{}, fmt.Errorf("cluster: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return Cluster{}, errors.New("cluster: something follows the description")
-	}
-	if err := c.Check(); err != nil {
+	doc, err := spec.ReadDocument(path, "inventory", clusterExample, &c)
+	if err != nil {
 		return Cluster{}, err
 	}
-	return c, nil
+	if doc.Err() == nil { // else what is missing may only be misspelt
+		for _, p := range c.problems() {
+			doc.Wrong(p.field, p.hint, "%s", p.what)
+		}
+	}
+	return c, doc.Err()
 }
+
+// problem is one thing that is wrong with a description.
+type problem struct{ field, what, hint string }
 
 // Check says which fields are missing or cannot be.
 func (c Cluster) Check() error {
-	if c.Name == "" {
-		return errors.New("cluster: name is missing")
-	}
 	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("cluster %s: "+format, append([]any{c.Name}, args...)...))
+	for _, p := range c.problems() {
+		errs = append(errs, fmt.Errorf("cluster %s: %s", c.Name, p.what))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Cluster) problems() (out []problem) {
+	bad := func(field, hint, format string, args ...any) {
+		out = append(out, problem{field, fmt.Sprintf(format, args...), hint})
+	}
+	if c.Name == "" {
+		bad("name", "add `name: …`", "name is missing")
+	}
+	if c.Vendor == "" || c.Device == "" {
+		bad("vendor", "add both: vendor: nvidia, device: H100", "vendor %q, device %q: both are needed", c.Vendor, c.Device)
 	}
 	if c.Nodes <= 0 || c.DevicesPerNode <= 0 || c.SpareNodes < 0 || c.SpareNodes >= max(1, c.Nodes) {
-		bad("%d nodes of %d devices with %d spares: cannot be", c.Nodes, c.DevicesPerNode, c.SpareNodes)
+		bad("nodes", "", "nodes %d, devices_per_node %d, spare_nodes %d: cannot be", c.Nodes, c.DevicesPerNode, c.SpareNodes)
 	}
 	if !(c.MemoryGiB > 0) || c.ReserveGiB < 0 || c.ReserveGiB >= c.MemoryGiB {
-		bad("memory_gib %g with %g reserved: cannot be", c.MemoryGiB, c.ReserveGiB)
+		bad("memory_gib", "memory of one device; reserve_gib is what runtime and libraries take of it", "memory_gib %g with reserve_gib %g: cannot be", c.MemoryGiB, c.ReserveGiB)
 	}
 	if len(c.Peak) == 0 {
-		bad("peak is missing: tflops by dtype")
+		bad("peak", "add the rates of dense products: peak: {bfloat16: {tflops: 989}}", "peak is missing: tflops by dtype")
 	}
 	for _, dtype := range sortedKeys(c.Peak) {
-		if p := c.Peak[dtype].TFLOPS; !(p > 0) || math.IsInf(p, 0) {
-			bad("peak.%s.tflops is %g: must be positive", dtype, p)
+		if err := c.Peak[dtype].TFLOPS.check("peak."+dtype+".tflops", true); err != nil {
+			bad("peak."+dtype, "", "%v", err)
 		}
 	}
-	if _, known := c.Peak[c.PeakDType]; !known {
-		bad("peak_dtype %q has no peak", c.PeakDType)
+	if _, known := c.Peak[c.PeakDType]; !known && len(c.Peak) > 0 {
+		bad("peak_dtype", "the dtype of the peak that the MFU is a share of", "peak_dtype %q has no peak", c.PeakDType)
 	}
 	if c.Attention != "causal" && c.Attention != "full" {
-		bad("attention %q: must say whether the MFU counts causal or full", c.Attention)
+		bad("attention", "causal counts half of the square, full all of it", "attention %q: must say whether the MFU counts causal or full", c.Attention)
+	}
+	if c.Count != "model" && c.Count != "hardware" {
+		bad("count", "model counts no recomputation, hardware does", "count %q: must say whether the MFU counts model or hardware FLOPs", c.Count)
 	}
 	if err := c.links().check(); err != nil {
-		bad("%w", err)
+		bad("links", "", "%v", err)
 	}
 	if c.MFU.High > 1 {
-		bad("mfu %g is above 1", c.MFU.High)
+		bad("mfu", "a share, as 0.4", "mfu %g is above 1", c.MFU.High)
 	}
-	if c.PowerWatts < 0 || math.IsNaN(c.PowerWatts) {
-		bad("power_watts %g: must not be negative", c.PowerWatts)
+	if c.PowerWatts < 0 {
+		bad("power_watts", "0 = not known", "power_watts %g: must not be negative", c.PowerWatts)
 	}
 	for _, f := range []struct {
 		name string
@@ -128,13 +143,15 @@ func (c Cluster) Check() error {
 		pos  bool
 	}{
 		{"mfu", c.MFU, true}, {"hazard", c.Hazard, true}, {"save_seconds", c.Save, true}, {"repair_factor", c.RepairFactor, true},
+		{"restart_seconds.detect", c.Restart.Detect, false}, {"restart_seconds.place", c.Restart.Place, false},
+		{"restart_seconds.init", c.Restart.Init, false}, {"restart_seconds.load", c.Restart.Load, false},
 		{"drift", c.Drift, false}, {"no_convergence", c.NoConvergence, false}, {"queue_hours", c.Queue, false}, {"price_per_device_hour", c.Price, false},
 	} {
 		if err := f.r.check(f.name, f.pos); err != nil {
-			bad("%w", err)
+			bad(f.name, "a number, or {low: …, high: …, source: …}", "%v", err)
 		}
 	}
-	return errors.Join(errs...)
+	return out
 }
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -146,55 +163,23 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// Clause is one rule of the policy: it forbids what it matches, until a waiver.
-type Clause struct {
-	ID      string    `json:"id"`
-	Text    string    `json:"text"`
-	Stage   string    `json:"stage"`   // "train", "serve"; empty = all
-	Vendors []string  `json:"vendors"` // forbidden; empty = all
-	Sites   []string  `json:"sites"`   // where; empty = everywhere
-	From    time.Time `json:"from,omitzero"`
-	Until   time.Time `json:"until,omitzero"`
-	Waiver  Waiver    `json:"waiver,omitzero"`
-}
-
-// Waiver lifts a clause. It goes into the certificate.
-type Waiver struct {
-	By    string    `json:"by"`
-	Until time.Time `json:"until"`
-	Why   string    `json:"why"`
-}
-
-// Allowed applies the policy to one use: refusal is the clause that forbids it
-// (empty if none), waivers the clauses that would have, each with who lifted it.
-func Allowed(policy []Clause, stage, vendor, site string, from, to time.Time) (refusal string, waivers []string) {
-	for _, c := range policy {
-		matches := (c.Stage == "" || c.Stage == stage) && (len(c.Vendors) == 0 || slices.Contains(c.Vendors, vendor)) &&
-			(len(c.Sites) == 0 || slices.Contains(c.Sites, site)) && (c.From.IsZero() || to.After(c.From)) && (c.Until.IsZero() || from.Before(c.Until))
-		switch {
-		case !matches:
-		case c.Waiver.By != "" && !to.After(c.Waiver.Until):
-			waivers = append(waivers, fmt.Sprintf("%s waived by %s until %s: %s", c.ID, c.Waiver.By, day(c.Waiver.Until), c.Waiver.Why))
-		case c.Waiver.By != "":
-			return fmt.Sprintf("policy %s: %s (the waiver by %s ends %s, before %s)", c.ID, c.Text, c.Waiver.By, day(c.Waiver.Until), day(to)), waivers
-		default:
-			return fmt.Sprintf("policy %s: %s", c.ID, c.Text), waivers
-		}
-	}
-	return "", waivers
-}
-
-// vague lists the ranges of a cluster that are wider than a factor of three.
-func (c Cluster) vague() []string {
+// vague lists what is not known of a cluster well: ranges wider than half again, claims, and what is not given.
+func (c Cluster) vague(dtype string) []string {
 	var out []string
 	for _, f := range []struct {
 		name string
 		r    Range
-	}{{"MFU", c.MFU}, {"interruptions per million device-hours", c.Hazard}} {
-		if f.r.Spread() < 1.5 {
+	}{
+		{c.PeakDType + " peak in TFLOP/s", c.Peak[c.PeakDType].TFLOPS}, {"MFU", c.MFU}, {"interruptions per million device-hours", c.Hazard},
+		{"chance of no usable model", c.NoConvergence},
+	} {
+		if f.r.Spread() < 1.5 && !f.r.Claim || f.r.High == 0 {
 			continue
 		}
 		s := fmt.Sprintf("%s: taken as %v", f.name, f.r)
+		if f.r.Claim {
+			s += ", from a vendor's claim"
+		}
 		if f.r.Source != "" {
 			s += " (" + strings.TrimSpace(f.r.Source) + ")"
 		}

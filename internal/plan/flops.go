@@ -103,6 +103,11 @@ func (s ModelShape) Check() error {
 			return fmt.Errorf("model: %s is %d: must be positive", f.name, f.v)
 		}
 	}
+	for _, v := range []int{s.Layers, s.Hidden, s.Vocabulary, s.Heads, s.KVHeads, s.QK, s.V, s.Intermediate, s.ExpertIntermediate, s.Experts, s.QLoraRank, s.KVLoraRank, s.MTPLayers, s.Window, s.SharedExperts} {
+		if v > 1<<22 {
+			return fmt.Errorf("model: %d is no size that a model has", v)
+		}
+	}
 	switch {
 	case s.KVLoraRank == 0 && s.KVHeads <= 0:
 		return fmt.Errorf("model: num_key_value_heads is %d: must be positive without latent attention", s.KVHeads)

@@ -73,8 +73,14 @@ type Workload struct {
 	MTP      bool       `json:"mtp"`
 	Layout   Layout     `json:"layout"`
 	Memory   Precision  `json:"precision"`
-	// Attention says how the MFU that goes with it counts: "causal" or "full".
+	// Optimizer is its name, for people: what it takes is in Memory.
+	Optimizer string `json:"optimizer,omitempty"`
+	// Search leaves the layout to be found: the one that fits with the shortest step.
+	Search bool `json:"search,omitempty"`
+	// Attention and Count say how the MFU that goes with it counts: "causal" or
+	// "full", "model" (also what an empty Count is) or "hardware".
 	Attention string `json:"attention"`
+	Count     string `json:"count,omitempty"`
 }
 
 // Check says what is missing or contradicts itself.
@@ -90,7 +96,11 @@ func (w Workload) Check() error {
 	case !(w.Memory.Weights > 0) || !(w.Memory.Gradients > 0) || w.Memory.Optimizer < 0 || !(w.Memory.Activation > 0):
 		return fmt.Errorf("recipe %s: precision %+v: bytes per parameter must be positive", w.Name, w.Memory)
 	}
-	if err := w.Layout.check(w.Shape); err != nil {
+	l := w.Layout
+	if l.DP == 0 { // as many replicas as the pool has room for: experts may be spread over them
+		l.DP = max(1, l.EP)
+	}
+	if err := l.check(w.Shape); err != nil {
 		return fmt.Errorf("recipe %s: %w", w.Name, err)
 	}
 	return nil
@@ -98,7 +108,7 @@ func (w Workload) Check() error {
 
 // FLOPs is one step's work in the workload's convention.
 func (w Workload) FLOPs() (FLOPs, error) {
-	each, err := WorkPerToken(w.Shape, float64(w.Sequence), Convention{Count: "model", Attention: w.Attention}, w.MTP)
+	each, err := WorkPerToken(w.Shape, float64(w.Sequence), Convention{Count: or(w.Count, "model"), Attention: w.Attention}, w.MTP)
 	return each.Total() * FLOPs(w.Sequence*w.Batch), err
 }
 

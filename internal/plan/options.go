@@ -5,8 +5,10 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
+
+	"tarbert/internal/progress"
+	"tarbert/internal/spec"
 )
 
 // Request is what a plan of real pools is made from.
@@ -14,13 +16,16 @@ type Request struct {
 	Clusters  []Cluster
 	Recipes   []Workload
 	Starts    []time.Time
-	Policy    []Clause
+	Policy    []spec.Clause
 	Deadline  time.Time // zero = none
-	Preferred string    // cluster that is preferred, and by how much
+	Money     Money     // most that the run may cost; 0 = no limit
+	Preferred string    // cluster that is preferred, and how many hours later it may finish
 	Worth     Hours
+	DayWorth  Money // of finishing a day earlier; 0 = cost does not rank options
 	Trace     Trace
 	Histories int
 	Seed      uint64
+	Progress  progress.Func // may be nil
 }
 
 // Choice is one option: a pool, a recipe and a start date.
@@ -32,8 +37,10 @@ type Choice struct {
 	Devices  int          `json:"devices"`
 	Rejected string       `json:"rejected,omitempty"` // with the number that broke it
 	Chosen   bool         `json:"chosen"`
+	Count    string       `json:"convention"` // of FLOPs and MFU
 	Memory   Memory       `json:"memory"`
 	Step     StepTime     `json:"step"`
+	Saves    *Saves       `json:"saves,omitempty"`
 	Run      *RunForecast `json:"run,omitempty"`
 	// Finish is P10, P50, P90; zero where it never finishes.
 	Finish  [3]time.Time `json:"finish,omitzero"`
@@ -44,6 +51,25 @@ type Choice struct {
 	Waivers []string     `json:"waivers"`
 }
 
+// Saves is the arithmetic of checkpoints: how often, and what is left of the time.
+type Saves struct {
+	Between Range   `json:"between_hours"` // of interruptions, mean
+	Young   Seconds `json:"young_seconds"`
+	Daly    Seconds `json:"daly_seconds"`
+	ETTR    Range   `json:"ettr"` // exact for exponential interruptions, at the ends of the ranges
+}
+
+// saves is taken in the middle of the ranges, ETTR at their ends.
+func (c Cluster) saves(devices int) *Saves {
+	mean := func(q float64) Hours { return PerMillion(c.Hazard.At(q)).MeanTime(devices) }
+	save := func(q float64) Hours { return Seconds(c.Save.At(q)).Hours() }
+	tau := Daly(save(0.5), mean(0.5))
+	return &Saves{
+		Between: Range{Low: float64(mean(1)), High: float64(mean(0))}, Young: Young(save(0.5), mean(0.5)).Seconds(), Daly: tau.Seconds(),
+		ETTR: Range{Low: ETTR(tau, save(1), c.Restart.At(1), mean(1)), High: ETTR(tau, save(0), c.Restart.At(0), mean(0))},
+	}
+}
+
 // Options judges every pool × recipe × start. The first is the best: the
 // earliest P90 finish, the preferred pool's counted so many hours earlier as it is worth.
 func Options(r Request) ([]Choice, error) {
@@ -51,6 +77,7 @@ func Options(r Request) ([]Choice, error) {
 		return nil, fmt.Errorf("plan: %d pools, %d recipes, %d start dates: one of each is needed", len(r.Clusters), len(r.Recipes), len(r.Starts))
 	}
 	var out []Choice
+	done, total := 0.0, float64(len(r.Clusters)*len(r.Recipes))
 	for _, c := range r.Clusters {
 		if err := c.Check(); err != nil {
 			return nil, err
@@ -59,6 +86,10 @@ func Options(r Request) ([]Choice, error) {
 			if err := w.Check(); err != nil {
 				return nil, err
 			}
+			if r.Progress != nil {
+				r.Progress(progress.Update{Stage: "plan", Done: done, Total: total, Unit: "options", Note: w.Name + " on " + c.Name})
+			}
+			done++
 			// The run does not depend on the date it starts.
 			base, err := r.judge(c, w)
 			if err != nil {
@@ -87,12 +118,15 @@ func (r Request) rank(c Choice) Hours {
 	if c.Pool == r.Preferred {
 		at -= r.Worth
 	}
+	if r.DayWorth > 0 {
+		at += Hours(24 * Money(c.Cost.High) / r.DayWorth)
+	}
 	return at
 }
 
 // judge does all that does not depend on the date. A choice that cannot be has its reason.
 func (r Request) judge(c Cluster, w Workload) (Choice, error) {
-	o := Choice{Pool: c.Name, Recipe: w.Name, Unknown: c.vague()}
+	o := Choice{Pool: c.Name, Recipe: w.Name, Unknown: c.vague(w.DType), Count: c.convention(w).String()}
 	reject := func(format string, args ...any) (Choice, error) {
 		o.Rejected = fmt.Sprintf(format, args...)
 		return o, nil
@@ -100,18 +134,13 @@ func (r Request) judge(c Cluster, w Workload) (Choice, error) {
 	if _, can := c.Peak[w.DType]; !can {
 		return reject("%s has no %s products (it has %s), and the recipe trains in %s", c.Device, w.DType, strings.Join(sortedKeys(c.Peak), ", "), w.DType)
 	}
-	w.Attention = c.Attention
-	one := w.Layout.filled()
-	one.DP = 1
-	have := (c.Nodes - c.SpareNodes) * c.DevicesPerNode
-	if one.Devices() > have {
-		return reject("needs %d devices for one replica (%v), %s has %d beside spares", one.Devices(), one, c.Name, have)
+	w.Attention, w.Count = c.Attention, c.Count
+	if w.Search {
+		w.Layout = c.search(w)
 	}
-	// As many replicas as there are devices for, in equal shares of the batch; those left over are spares.
-	for one.DP = have / one.Devices(); one.DP > 1; one.DP-- {
-		if w.Batch%(one.DP*one.MicroBatch) == 0 && (one.DP*one.CP*one.TP)%one.EP == 0 {
-			break
-		}
+	one, enough := c.replicas(w)
+	if !enough {
+		return reject("needs %d devices for one replica (%v), %s has %d beside spares", one.Devices(), one, c.Name, c.usable())
 	}
 	w.Layout = one
 	o.Layout, o.Devices = one.String(), one.Devices()
@@ -137,7 +166,7 @@ func (r Request) judge(c Cluster, w Workload) (Choice, error) {
 
 // run adds time and cost.
 func (r Request) run(o Choice, c Cluster, w Workload) (Choice, error) {
-	peak := c.Peak[c.PeakDType].Dense()
+	peak := c.Peak[c.PeakDType].Dense(0.5)
 	links := c.links()
 	// What the links allow is part of the claim that a utilization is: where it fails in the middle, the option does.
 	rate, err := KernelRate(w, peak, c.MFU.Mid(), links, links.Overlap.Mid())
@@ -154,13 +183,18 @@ func (r Request) run(o Choice, c Cluster, w Workload) (Choice, error) {
 	if err != nil {
 		return o, err
 	}
-	hours := func(mfu float64) float64 {
-		return w.Steps() * float64(work.Over(peak*Rate(mfu)*Rate(o.Devices)).Hours())
+	hours := func(q float64) float64 {
+		return w.Steps() * float64(work.Over(c.Peak[c.PeakDType].Dense(q)*Rate(c.MFU.At(q))*Rate(o.Devices)).Hours())
 	}
 	nodes := (o.Devices + c.DevicesPerNode - 1) / c.DevicesPerNode
 	m := RunModel{
-		Nodes: nodes, DevicesPerNode: c.DevicesPerNode, Work: Range{Low: hours(c.MFU.High), High: hours(c.MFU.Low)}, Hazard: c.Hazard, Save: c.Save,
+		Nodes: nodes, DevicesPerNode: c.DevicesPerNode, Work: Range{Low: hours(1), High: hours(0)}, Hazard: c.Hazard, Save: c.Save,
 		Restart: c.Restart, Spares: c.Nodes - nodes, RepairFactor: c.RepairFactor, Drift: c.Drift, NoConvergence: c.NoConvergence, Queue: c.Queue,
+	}
+	o.Saves = c.saves(o.Devices)
+	if best := Hours(m.Work.Low); r.tooLate(best) {
+		o.Rejected = fmt.Sprintf("the steps alone take %v at the best speed assumed, and the deadline is %v after the first start", best, hoursBetween(slices.MinFunc(r.Starts, time.Time.Compare), r.Deadline))
+		return o, nil
 	}
 	if o.Run, err = SimulateRun(m, r.Trace, Simulation{Histories: r.Histories, Seed: r.Seed}); err != nil {
 		return o, fmt.Errorf("pool %s, recipe %s: %w", c.Name, w.Name, err)
@@ -169,6 +203,11 @@ func (r Request) run(o Choice, c Cluster, w Workload) (Choice, error) {
 	o.Cost = Range{Low: c.Price.Low * all * float64(o.Run.P10), High: c.Price.High * all * finite(o.Run.P90)}
 	o.MWh = c.PowerWatts * all * finite(o.Run.P50) / 1e6
 	return o, nil
+}
+
+// tooLate says whether a run of at least so long misses the deadline from every start: it is not played then.
+func (r Request) tooLate(least Hours) bool {
+	return !r.Deadline.IsZero() && least > hoursBetween(slices.MinFunc(r.Starts, time.Time.Compare), r.Deadline)
 }
 
 func finite(h Hours) float64 {
@@ -195,7 +234,10 @@ func (r Request) date(o Choice, c Cluster, start time.Time) Choice {
 	switch {
 	case refusal != "":
 		o.Rejected = refusal // before any other reason: it is the one that no layout changes
-	case o.Rejected != "" || r.Deadline.IsZero():
+	case o.Rejected != "":
+	case r.Money > 0 && o.Cost.Low > float64(r.Money):
+		o.Rejected = fmt.Sprintf("costs %v at least (P10), the budget is %v", Money(o.Cost.Low), r.Money)
+	case r.Deadline.IsZero():
 	case o.Finish[1].IsZero():
 		o.Rejected = fmt.Sprintf("more than half of the histories do not finish (%.0f %%)", 100*o.Run.Never)
 	case o.Finish[1].After(r.Deadline):
@@ -204,61 +246,85 @@ func (r Request) date(o Choice, c Cluster, start time.Time) Choice {
 	return o
 }
 
-// OptionsText is the options for people.
-func OptionsText(choices []Choice) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "pool\trecipe\tstart\tdevices\tmemory\tstep\tP50\tP90\tETTR\tcost\tMWh\tverdict")
-	for _, o := range choices {
-		verdict := "possible"
-		switch {
-		case o.Rejected != "":
-			verdict = "rejected: " + o.Rejected
-		case o.Chosen:
-			verdict = "chosen"
-		}
-		memory, step, ettr, cost, mwh := "–", "–", "–", "–", "–"
-		if o.Memory.Total() > 0 {
-			memory = o.Memory.Total().String()
-		}
-		p50, p90 := "–", "–"
-		if o.Run != nil {
-			step, ettr = o.Step.Total().String(), fmt.Sprintf("%.3f", o.Run.ETTR)
-			p50, p90 = day(o.Finish[1]), day(o.Finish[2])
-			if o.Cost.High > 0 {
-				cost = Money(o.Cost.Low).String() + "–" + Money(o.Cost.High).String()
-			}
-			if o.MWh > 0 {
-				mwh = grouped(int64(o.MWh))
-			}
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", o.Pool, o.Recipe, day(o.Start), o.Devices, memory, step, p50, p90, ettr, cost, mwh, verdict)
-	}
-	_ = w.Flush()
-	said := map[string]bool{}
-	for _, o := range choices {
-		key := o.Pool + "/" + o.Recipe
-		if said[key] {
-			continue
-		}
-		said[key] = true
-		if o.Run != nil {
-			fmt.Fprintf(&b, "\n%s, %s: %s\n%s", o.Pool, o.Recipe, o.Layout, indent(o.Run.Text()))
-			fmt.Fprintf(&b, "  step     %v computing, %v bubble, %v communication shown; mostly %s\n", o.Step.Compute, o.Step.Bubble, o.Step.Communication(), o.Limit)
-			fmt.Fprintf(&b, "  memory   %v\n", o.Memory)
-		} else {
-			fmt.Fprintf(&b, "\n%s, %s\n", o.Pool, o.Recipe)
-		}
-		for _, u := range o.Unknown {
-			fmt.Fprintf(&b, "  not known: %s\n", u)
-		}
-		for _, x := range o.Waivers {
-			fmt.Fprintf(&b, "  waiver: %s\n", x)
-		}
-	}
-	return trimLines(b.String())
+// usable is devices beside spares.
+func (c Cluster) usable() int { return (c.Nodes - c.SpareNodes) * c.DevicesPerNode }
+
+// convention is how the pool's MFU counts a recipe's work.
+func (c Cluster) convention(w Workload) Convention {
+	return Convention{Count: c.Count, Attention: c.Attention, WorkDType: w.DType, PeakDType: c.PeakDType}
 }
 
-func indent(s string) string {
-	return "  " + strings.ReplaceAll(strings.TrimSuffix(s, "\n"), "\n", "\n  ") + "\n"
+// replicas fills the devices: as many replicas as there is room for, in equal
+// shares of the batch. What is left over are spares. False = not even one fits.
+func (c Cluster) replicas(w Workload) (Layout, bool) {
+	one := w.Layout.filled()
+	one.DP = 1
+	if one.Devices() > c.usable() {
+		return one, false
+	}
+	for one.DP = c.usable() / one.Devices(); one.DP > 1; one.DP-- {
+		if w.Batch%(one.DP*one.MicroBatch) == 0 && (one.DP*one.CP*one.TP)%one.EP == 0 {
+			break
+		}
+	}
+	return one, true
+}
+
+// search finds the layout that fits with the shortest step; if none fits, the
+// one that needs least memory, whose number the refusal then names.
+func (c Cluster) search(w Workload) (best Layout) {
+	room := Bytes((c.MemoryGiB - c.ReserveGiB) * (1 << 30))
+	peak, links := c.Peak[c.PeakDType].Dense(0.5)*Rate(c.MFU.Mid()), c.links()
+	shortest, smallest := Seconds(math.Inf(1)), Bytes(math.Inf(1))
+	for _, l := range layouts(w.Shape, c.Links.Domain) {
+		w.Layout = l
+		l, enough := c.replicas(w)
+		if !enough || l.check(w.Shape) != nil {
+			continue
+		}
+		m, err := DeviceMemory(w.Shape, l, w.Sequence, w.Memory)
+		if err != nil {
+			continue
+		}
+		if m.Total() > room {
+			if math.IsInf(float64(shortest), 1) && m.Total() < smallest {
+				best, smallest = l, m.Total()
+			}
+			continue
+		}
+		w.Layout = l
+		t, err := Step(w, peak, links, links.Overlap.Mid())
+		if err != nil {
+			continue
+		}
+		if l.Recompute == "full" { // the forward pass once more
+			t.Compute += t.Compute / 3
+		}
+		if t.Total() < shortest {
+			best, shortest = l, t.Total()
+		}
+	}
+	return best
+}
+
+// layouts are the ones worth trying.
+func layouts(s ModelShape, domain int) (out []Layout) {
+	experts := []int{1}
+	if s.MoELayers > 0 {
+		experts = []int{1, 8, 16, 32, 64, 128}
+	}
+	for tp := 1; tp <= min(domain, 16); tp *= 2 {
+		for _, pp := range []int{1, 2, 4, 8, 16, 32} {
+			for _, ep := range experts {
+				for _, cp := range []int{1, 2, 4, 8, 16} {
+					for _, zero := range []int{1, 2, 3} {
+						for _, recompute := range []string{"none", "selective", "full"} {
+							out = append(out, Layout{TP: tp, PP: pp, EP: ep, CP: cp, ZeRO: zero, MicroBatch: 1, Recompute: recompute})
+						}
+					}
+				}
+			}
+		}
+	}
+	return out
 }

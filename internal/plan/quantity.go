@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 )
@@ -16,6 +17,23 @@ func (s Seconds) Hours() Hours { return Hours(s / 3600) }
 
 // String is like that of Seconds.
 func (h Hours) String() string { return h.Seconds().String() }
+
+// MarshalJSON writes null for what never ends: JSON has no infinity.
+func (h Hours) MarshalJSON() ([]byte, error) {
+	if math.IsInf(float64(h), 0) || math.IsNaN(float64(h)) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(h))
+}
+
+// UnmarshalJSON reads it back: null is without end.
+func (h *Hours) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		*h = Hours(math.Inf(1))
+		return nil
+	}
+	return json.Unmarshal(b, (*float64)(h))
+}
 
 // Days is the length in days of 24 hours.
 func (h Hours) Days() float64 { return float64(h) / 24 }
@@ -59,11 +77,24 @@ func (m Money) String() string {
 }
 
 // Range is what is known of a number: between Low and High, log-uniform. Low ==
-// High is a known number. Source says where it is from; it is printed.
+// High is a known number, and may be written as one. Source says where it is
+// from; it is printed.
 type Range struct {
 	Low    float64 `json:"low"`
 	High   float64 `json:"high"`
 	Source string  `json:"source,omitempty"`
+	// Claim says that it rests on a vendor's claim: such a number is never used
+	// alone, so it must be a range.
+	Claim bool `json:"claim,omitempty"`
+}
+
+// SetNumber is how a bare number in a file is taken.
+func (r *Range) SetNumber(x float64) { *r = Range{Low: x, High: x} }
+
+// Times is the range of a product with a number.
+func (r Range) Times(x float64) Range {
+	r.Low, r.High = r.Low*x, r.High*x
+	return r
 }
 
 // Known is a number without doubt.
@@ -110,6 +141,8 @@ func (r Range) check(field string, needPositive bool) error {
 		return fmt.Errorf("%s: must be positive; give a range if it is not known", field)
 	case r.Low > r.High:
 		return fmt.Errorf("%s: low %g is above high %g", field, r.Low, r.High)
+	case r.Claim && r.Low == r.High:
+		return fmt.Errorf("%s: %g is a vendor's claim, and a claim is never used alone: give a range around it", field, r.Low)
 	}
 	return nil
 }

@@ -66,7 +66,11 @@ func drawBar(b Bar, from, to time.Time) string {
 // Text is the run's forecast for people.
 func (f *RunForecast) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "finish   P10 %v, P50 %v, P90 %v (± %v from %s histories)\n", f.P10, f.P50, f.P90, f.P90Error, grouped(int64(f.Histories)))
+	fmt.Fprintf(&b, "finish   P10 %s, P50 %s, P90 %s", within(f.P10), within(f.P50), within(f.P90))
+	if f.P90Error > 0 {
+		fmt.Fprintf(&b, " (± %v from %s histories)", f.P90Error, grouped(int64(f.Histories)))
+	}
+	b.WriteByte('\n')
 	if f.Never > 0 {
 		fmt.Fprintf(&b, "never    %.1f %% of histories do not finish\n", 100*f.Never)
 	}
@@ -79,4 +83,12 @@ func (f *RunForecast) Text() string {
 	}
 	fmt.Fprintf(&b, "spread   %s\n", strings.Join(parts, ", "))
 	return b.String()
+}
+
+// within is a length of time that may be without end.
+func within(h Hours) string {
+	if math.IsInf(float64(h), 1) {
+		return "never"
+	}
+	return h.String()
 }

@@ -1,6 +1,6 @@
 package plan
 
-import "tarbert/internal/reference"
+import "strings"
 
 // ModelShape is the sizes that decide how much work a model is, by the names of
 // config.json. ReadShape fills it from a model folder; it can be written by hand
@@ -47,31 +47,6 @@ func (s ModelShape) mlp() int64 {
 		matrices = 3
 	}
 	return matrices * int64(s.Hidden) * int64(s.Intermediate)
-}
-
-// ReadShape reads the sizes from dir/config.json. It is the one function here
-// that touches a disk; Make gets its result.
-func ReadShape(dir string) (ModelShape, error) {
-	c, err := reference.ReadConfig(dir)
-	if err != nil {
-		return ModelShape{}, err
-	}
-	s := ModelShape{
-		Type: c.ModelType, Layers: c.NumHiddenLayers, Hidden: c.HiddenSize, Vocabulary: c.VocabSize,
-		Tied: c.TieWordEmbeddings, Intermediate: c.IntermediateSize,
-		Heads: c.NumAttentionHeads, KVHeads: c.NumKeyValueHeads, QK: c.QKHeadDim(), V: c.ValueHeadDim(), Bias: c.AttentionBias,
-		Experts: c.NumExperts, ExpertsPerToken: c.NumExpertsPerTok, SharedExperts: c.NumSharedExperts,
-		ExpertIntermediate: c.MoEIntermediateSize, MTPLayers: c.NumNextNPredictLayers,
-	}
-	if c.ModelType == reference.DeepseekV3 {
-		s.QLoraRank, s.KVLoraRank, s.QKRope, s.RouterBias = c.QLoraRank, c.KVLoraRank, c.QKRopeHeadDim, true
-	}
-	for layer := range c.NumHiddenLayers {
-		if c.MoELayer(layer) {
-			s.MoELayers++
-		}
-	}
-	return s, nil
 }
 
 // Parameters counts a model's weights.
@@ -130,12 +105,15 @@ func (s ModelShape) attention() (multiply, norms int64) {
 		kv := int64(s.KVHeads)
 		multiply = h*heads*qk + h*kv*qk + h*kv*v + heads*v*h
 		if s.Bias {
-			multiply += heads*qk + kv*qk + kv*v + h
+			multiply += heads*qk + kv*qk + kv*v
+			if s.Type != "qwen2" { // its output has none
+				multiply += h
+			}
 		}
-		if s.Type == "llama" || s.Type == "gpt" {
-			return multiply, 0
+		if strings.HasPrefix(s.Type, "qwen3") {
+			return multiply, 2 * qk // of queries and of keys
 		}
-		return multiply, 2 * qk // of queries and of keys
+		return multiply, 0
 	}
 	ql, kvl, rope := int64(s.QLoraRank), int64(s.KVLoraRank), int64(s.QKRope)
 	multiply = h*(kvl+rope) + kvl*heads*(qk-rope+v) + heads*v*h

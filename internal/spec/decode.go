@@ -26,6 +26,8 @@ const (
 // remembers where everything stood for the validation that follows.
 type decoder struct {
 	*reporter
+	what    string // "release file"
+	example string // a whole one
 	table   []rule
 	keys    map[string]mark // where the field's name stands; "" is the file
 	values  map[string]mark // where its value stands
@@ -36,7 +38,7 @@ type decoder struct {
 
 func newDecoder(r *reporter) *decoder {
 	return &decoder{
-		reporter: r, table: rules(),
+		reporter: r, what: "release file", example: "examples/sums/release.yaml", table: rules(),
 		keys: map[string]mark{"": {1, 1, 1}}, values: map[string]mark{},
 		anchors: map[string]ast.Node{},
 	}
@@ -74,14 +76,29 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 		if key, known := d.keys[path]; known {
 			at = key
 		}
-		d.add(at, d.suggest(path), "%s has no value", say(path))
+		d.add(at, d.suggest(path), "%s has no value", d.say(path))
 		return
 	}
-	if v.Type() == reflect.TypeFor[Duration]() {
+	switch v.Type() {
+	case reflect.TypeFor[Duration]():
 		d.duration(path, n, v)
 		return
+	case reflect.TypeFor[time.Time]():
+		d.date(path, n, v)
+		return
+	}
+	if x, isNumber := number(n); isNumber {
+		if f, ok := v.Addr().Interface().(FromNumber); ok {
+			f.SetNumber(x)
+			return
+		}
 	}
 	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		d.value(path, n, v.Elem(), depth)
+	case reflect.Map:
+		d.mapping(path, n, v, depth)
 	case reflect.Struct:
 		d.structure(path, n, v, depth)
 	case reflect.Slice, reflect.Array:
@@ -101,7 +118,7 @@ func (d *decoder) resolve(path string, n ast.Node, depth *int) (ast.Node, bool) 
 		*depth++
 		if d.nodes > maxNodes || *depth > maxDepth {
 			d.stopped = true
-			d.add(markOf(n), "write the values out instead of repeating aliases", "%s: the file expands to too large or too deep a tree", say(path))
+			d.add(markOf(n), "write the values out instead of repeating aliases", "%s: the file expands to too large or too deep a tree", d.say(path))
 			return nil, false
 		}
 		switch x := n.(type) {
@@ -111,12 +128,12 @@ func (d *decoder) resolve(path string, n ast.Node, depth *int) (ast.Node, bool) 
 		case *ast.AliasNode:
 			target, ok := d.anchors[x.Value.String()]
 			if !ok {
-				d.add(markOf(x), "define it further up as &"+x.Value.String(), "%s: there is no anchor %q", say(path), x.Value.String())
+				d.add(markOf(x), "define it further up as &"+x.Value.String(), "%s: there is no anchor %q", d.say(path), x.Value.String())
 				return nil, false
 			}
 			n = target
 		case *ast.TagNode:
-			d.add(markOf(x), "remove "+x.Start.Value, "%s: YAML tags are not used here", say(path))
+			d.add(markOf(x), "remove "+x.Start.Value, "%s: YAML tags are not used here", d.say(path))
 			return nil, false
 		default:
 			return n, true
@@ -124,21 +141,53 @@ func (d *decoder) resolve(path string, n ast.Node, depth *int) (ast.Node, bool) 
 	}
 }
 
-func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int) {
-	var pairs []*ast.MappingValueNode
+// fieldName is a field's name in the file, "-" for none.
+func fieldName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
+}
+
+func (d *decoder) pairs(path string, n ast.Node) ([]*ast.MappingValueNode, bool) {
 	switch m := n.(type) {
 	case *ast.MappingNode:
-		pairs = m.Values
+		return m.Values, true
 	case *ast.MappingValueNode:
-		pairs = []*ast.MappingValueNode{m}
-	default:
-		d.add(markOf(n), d.suggest(path), "%s must hold fields, not %s", say(path), kindOf(n))
+		return []*ast.MappingValueNode{m}, true
+	}
+	d.add(markOf(n), d.suggest(path), "%s must hold fields, not %s", d.say(path), kindOf(n))
+	return nil, false
+}
+
+// mapping decodes a map whose keys are the user's names.
+func (d *decoder) mapping(path string, n ast.Node, v reflect.Value, depth int) {
+	pairs, ok := d.pairs(path, n)
+	if !ok {
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for _, p := range pairs {
+		key, at := p.Key.String(), markOf(p.Key)
+		full := path + "." + key
+		if first, dup := d.keys[full]; dup || p.Key.IsMergeKey() {
+			d.add(at, "keep one of them", "%s is on line %d already", full, first.line)
+			continue
+		}
+		d.keys[full] = at
+		element := reflect.New(v.Type().Elem()).Elem()
+		d.value(full, p.Value, element, depth)
+		v.SetMapIndex(reflect.ValueOf(key), element)
+	}
+}
+
+func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int) {
+	pairs, ok := d.pairs(path, n)
+	if !ok {
 		return
 	}
 	fields := map[string]reflect.Value{}
 	var names []string
 	for i := range v.NumField() {
-		if name := v.Type().Field(i).Tag.Get("json"); name != "-" {
+		if name := fieldName(v.Type().Field(i)); name != "-" {
 			fields[name] = v.Field(i)
 			names = append(names, name)
 		}
@@ -156,9 +205,9 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int)
 		first, dup := d.keys[full]
 		switch {
 		case p.Key.IsMergeKey():
-			d.add(at, "give the whole section an alias, or write the fields out", "%s: merge keys are not used here", say(path))
+			d.add(at, "give the whole section an alias, or write the fields out", "%s: merge keys are not used here", d.say(path))
 		case !known:
-			d.add(at, d.suggestField(path, key, names), "unknown field %q in %s", short(key), say(path))
+			d.add(at, d.suggestField(path, key, names), "unknown field %q in %s", short(key), d.say(path))
 		case dup && key != "":
 			d.add(at, "keep one of them", "%s is on line %d already", full, first.line)
 		default:
@@ -171,12 +220,12 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int)
 func (d *decoder) list(path string, n ast.Node, v reflect.Value, depth int) {
 	s, ok := n.(*ast.SequenceNode)
 	if !ok {
-		d.add(markOf(n), d.suggest(path), "%s must be a list, not %s", say(path), kindOf(n))
+		d.add(markOf(n), d.suggest(path), "%s must be a list, not %s", d.say(path), kindOf(n))
 		return
 	}
 	if v.Kind() == reflect.Array {
 		if len(s.Values) != v.Len() {
-			d.add(markOf(n), d.suggest(path), "%s must hold %d values, not %d", say(path), v.Len(), len(s.Values))
+			d.add(markOf(n), d.suggest(path), "%s must hold %d values, not %d", d.say(path), v.Len(), len(s.Values))
 			return
 		}
 	} else {
@@ -185,7 +234,7 @@ func (d *decoder) list(path string, n ast.Node, v reflect.Value, depth int) {
 	for i, e := range s.Values {
 		element := fmt.Sprintf("%s[%d]", path, i)
 		if e == nil {
-			d.add(markOf(n), d.suggest(element), "%s has no value", say(element))
+			d.add(markOf(n), d.suggest(element), "%s has no value", d.say(element))
 			continue
 		}
 		d.keys[element] = markOf(e)
@@ -198,7 +247,7 @@ func (d *decoder) list(path string, n ast.Node, v reflect.Value, depth int) {
 
 func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
 	wrong := func(want string) {
-		d.add(markOf(n), d.suggest(path), "%s must be %s, not %s", say(path), want, kindOf(n))
+		d.add(markOf(n), d.suggest(path), "%s must be %s, not %s", d.say(path), want, kindOf(n))
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -210,13 +259,13 @@ func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
 		default:
 			wrong("text")
 		}
-	case reflect.Int, reflect.Uint64:
+	case reflect.Int, reflect.Int64, reflect.Uint64:
 		i, ok := n.(*ast.IntegerNode)
 		switch x := integer(i, ok).(type) {
 		case int64:
 			if v.Kind() == reflect.Uint64 && x >= 0 {
 				v.SetUint(uint64(x))
-			} else if v.Kind() == reflect.Int {
+			} else if v.Kind() != reflect.Uint64 {
 				v.SetInt(x)
 			} else {
 				wrong("a whole number, 0 or more")
@@ -285,24 +334,40 @@ func integer(n *ast.IntegerNode, ok bool) any {
 	return n.Value
 }
 
+// date reads a day, or a moment in RFC 3339.
+func (d *decoder) date(path string, n ast.Node, v reflect.Value) {
+	s, ok := n.(*ast.StringNode)
+	if !ok {
+		d.add(markOf(n), "write it as 2027-03-31", "%s must be a date, not %s", d.say(path), kindOf(n))
+		return
+	}
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		if t, err := time.Parse(layout, s.Value); err == nil {
+			v.Set(reflect.ValueOf(t.UTC()))
+			return
+		}
+	}
+	d.add(markOf(n), "write it as 2027-03-31, or with an hour as 2027-03-31T09:00:00Z", "%s: %q is not a date that exists", d.say(path), short(s.Value))
+}
+
 func (d *decoder) duration(path string, n ast.Node, v reflect.Value) {
 	s, ok := n.(*ast.StringNode)
 	if !ok {
-		d.add(markOf(n), d.suggest(path), "%s must be a duration with its unit, not %s", say(path), kindOf(n))
+		d.add(markOf(n), d.suggest(path), "%s must be a duration with its unit, not %s", d.say(path), kindOf(n))
 		return
 	}
 	t, err := time.ParseDuration(s.Value)
 	if err != nil {
-		d.add(markOf(n), d.suggest(path)+"; units are h, m, s and ms", "%s: %q is not a duration", say(path), short(s.Value))
+		d.add(markOf(n), d.suggest(path)+"; units are h, m, s and ms", "%s: %q is not a duration", d.say(path), short(s.Value))
 		return
 	}
 	v.SetInt(int64(t))
 }
 
 // say names a path in a sentence.
-func say(path string) string {
+func (d *decoder) say(path string) string {
 	if path == "" {
-		return "the release file"
+		return "the " + d.what
 	}
 	return path
 }
@@ -338,6 +403,9 @@ func short(s string) string {
 
 // suggest says what to write for a field.
 func (d *decoder) suggest(path string) string {
+	if len(d.table) == 0 {
+		return ""
+	}
 	if r, ok := ruleFor(d.table, path); ok {
 		if strings.HasSuffix(path, "]") {
 			return fmt.Sprintf("an element of the list is, for example, %s", r.example)

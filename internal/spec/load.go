@@ -30,7 +30,7 @@ func Load(path string) (*Release, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, FileName)
 	}
-	text, err := readText(path)
+	text, err := readText(path, "release file", FileName)
 	if err != nil {
 		return nil, err
 	}
@@ -52,23 +52,23 @@ func Load(path string) (*Release, error) {
 	return s, nil
 }
 
-func readText(path string) (string, error) {
+func readText(path, what, name string) (string, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("no release file at %s: give the path of a %s or of the folder that holds one: %w", path, FileName, err)
+		return "", fmt.Errorf("no %s at %s: give the path of a %s or of the folder that holds one: %w", what, path, name, err)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read release file: %w", err)
+		return "", fmt.Errorf("read %s: %w", what, err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("read release file: %w", err)
+		return "", fmt.Errorf("read %s: %w", what, err)
 	case len(b) > maxFile:
-		return "", fmt.Errorf("%s is longer than %d KiB: is it a release file?", path, maxFile>>10)
+		return "", fmt.Errorf("%s is longer than %d KiB: is it a %s?", path, maxFile>>10, what)
 	case !utf8.Valid(b):
-		return "", fmt.Errorf("%s is not UTF-8 text: is it a release file?", path)
+		return "", fmt.Errorf("%s is not UTF-8 text: is it a %s?", path, what)
 	}
 	return strings.TrimPrefix(string(b), "\uFEFF"), nil
 }
@@ -127,7 +127,7 @@ func (d *decoder) parse(text string) (body ast.Node) {
 		}
 	}
 	if body == nil {
-		d.add(begin, "start with `name: …`; examples/sums/release.yaml is a whole one", "the release file is empty")
+		d.add(begin, "start with `name: …`; "+d.example+" is a whole one", "the %s is empty", d.what)
 	}
 	return body
 }
