@@ -50,7 +50,7 @@ func TestDocument(t *testing.T) {
 		t.Error("fields of a map are not remembered")
 	}
 	doc.Wrong("rates.b.high", "less", "too high")
-	if err := doc.Err(); err == nil || !strings.Contains(err.Error(), "a.yaml:4:32: too high") {
+	if err := doc.Err(); err == nil || !strings.Contains(err.Error(), "a.yaml:4:33: too high") {
 		t.Errorf("a mistake found later: %v", err)
 	}
 }
