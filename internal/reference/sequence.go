@@ -88,6 +88,26 @@ func (s *Sequence) copyTo(to *Sequence, room int) {
 	to.cap = room
 }
 
+// Rewrite lets f change what the cache holds of every token from the given
+// position on, head by head: what a cache in fewer bits would give back.
+func (s *Sequence) Rewrite(from int, f func(key, value []float32)) {
+	heads, dk, dv := s.net.kvHeads(), s.net.c.QKHeadDim(), s.net.c.ValueHeadDim()
+	key := make([]float32, dk)
+	for layer, c := range s.layers {
+		for h := range heads {
+			for pos := from; pos < s.n; pos++ {
+				column := c.k[(h*s.cap+pos/kernel.PanelCols*kernel.PanelCols)*dk+pos%kernel.PanelCols:]
+				for d := range key {
+					key[d] = column[d*kernel.PanelCols]
+				}
+				value := c.v[(h*s.cap+pos)*dv:][:dv]
+				f(key, value)
+				s.put(layer, h, pos, key, value)
+			}
+		}
+	}
+}
+
 // put stores one head's key and value at a position.
 func (s *Sequence) put(layer, head, pos int, k, v []float32) {
 	c := &s.layers[layer]

@@ -43,8 +43,10 @@ type Evidence struct {
 	Prompts []Prompt `json:"prompts"`
 	Seconds float64  `json:"seconds"`
 	// Planned prompts of a sequential run, which stops at Asked; 0 = not sequential.
-	Planned int  `json:"planned,omitempty"`
-	Strata  bool `json:"strata,omitempty"` // prompts have one each
+	Planned int `json:"planned,omitempty"`
+	// Families of hypotheses that share the chance of a false fail; 0 = 1.
+	Families int  `json:"families,omitempty"`
+	Strata   bool `json:"strata,omitempty"` // prompts have one each
 	// Contract, Parts and Reverse are what else was asked.
 	Contract *Contract        `json:"contract,omitempty"`
 	Parts    []*Evidence      `json:"parts,omitempty"`
@@ -101,6 +103,7 @@ func newEvidence(in Input) *Evidence {
 	if ev.Typical == 0 {
 		ev.Typical = in.Spec.Margin.Ratio
 	}
+	ev.Families = in.families()
 	if in.Floor.Scorer != nil {
 		floor := in.Floor.Stack
 		ev.Floor = &floor

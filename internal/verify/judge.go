@@ -17,10 +17,6 @@ const (
 	// leastPrompts and leastTokens: with fewer, resampling has nothing to go on.
 	leastPrompts = 16
 	leastTokens  = 256
-	// tailLimit is how much longer than the floor's the candidate's tail may
-	// be for certain. In a toy MoE, honest W8A8 was 0.4 to 3 times the floor's
-	// shape, a single damaged expert 7 to 170 times.
-	tailLimit = 10.0
 )
 
 // Report is the outcome of a verification. Divergences are in nats.
@@ -65,6 +61,9 @@ type Report struct {
 		Reference float64 `json:"reference"`
 		Candidate float64 `json:"candidate"`
 	} `json:"nll"`
+	// Contrast is how much farther from its floor a typical token of the judged
+	// part's last quarter is than one of its first; 0 = no floor.
+	Contrast float64 `json:"contrast,omitempty"`
 	// Slope of the candidate's centred log-probabilities on the reference's: 1 if logits are not scaled.
 	Slope float64 `json:"slope"`
 	// Seen is how much more tokens that the text already holds moved than
@@ -163,10 +162,6 @@ func judge(ev *Evidence) *Report {
 		Asked: ev.Asked, Failure: ev.Failure, Seconds: ev.Seconds, Worst: []Worst{},
 		Floors: ev.floorMeasures(), Scope: ev.Scope, Cost: ev.Cost,
 	}
-	level := alpha
-	if ev.Planned > 0 {
-		level = sequentialLevel
-	}
 	var checks []gate.Check
 	if ev.Contract != nil {
 		r.Contract = &Contract{ev.Contract.Reference, ev.Contract.Candidate, CheckContract(ev.Contract.Reference, ev.Contract.Candidate)}
@@ -197,10 +192,8 @@ func judge(ev *Evidence) *Report {
 		r.Gate = gate.Of(checks...)
 		return r
 	}
-	estimate(r, ev, n, level)
-	if r.Strata = strata(ev); ev.Planned > 0 {
-		r.Sequential = decide(ev)
-	}
+	estimate(r, ev, n, passLevel)
+	r.Strata, r.Sequential = strata(ev), decide(ev)
 	if ev.Failure == "" && gate.Of(checks...).Verdict != gate.Inconclusive {
 		checks = append(checks, mainChecks(r, ev)...)
 		more := partChecks(r, ev)
@@ -215,19 +208,6 @@ func judge(ev *Evidence) *Report {
 	}
 	r.First, r.Worst = firstDivergence(ev), worst(ev)
 	return r
-}
-
-// mainChecks judges the prefill comparison: by the bets if they decided, else
-// by the intervals of the whole sample.
-func mainChecks(r *Report, ev *Evidence) []gate.Check {
-	checks := marginChecks(r, ev)
-	if s := r.Sequential; s != nil && s.Verdict != gate.Inconclusive {
-		checks = append([]gate.Check{s.check()}, alarms(r)...)
-	}
-	if ev.Strata {
-		checks = append(checks, strataCheck(r.Strata))
-	}
-	return checks
 }
 
 // Part is a comparison beside the main one.
@@ -248,7 +228,7 @@ func partChecks(r *Report, ev *Evidence) []gate.Check {
 		}
 	}
 	if ev.Reverse != nil {
-		rev, more := judgeReverse(ev.Reverse, ev.Seed)
+		rev, more := judgeReverse(ev.Reverse, ev.Seed, ev.failLevel())
 		r.Reverse, checks = rev, append(checks, more...)
 	}
 	return checks
@@ -272,7 +252,7 @@ func estimate(r *Report, ev *Evidence, n numbers, level float64) {
 			logs := b.mean(n.logs)
 			r.Typical = &Interval{math.Exp(logs.Value), math.Exp(logs.Lower), math.Exp(logs.Upper)}
 			tail := b.percentile(tailRatio(n, nil), func(w []int) float64 { return tailRatio(n, w) })
-			r.Tail = &tail
+			r.Tail, r.Contrast = &tail, lateOverEarly(n)
 		}
 	}
 	var delta, slopeXY, slopeXX float64
@@ -354,73 +334,82 @@ func sampleCheck(n numbers) gate.Check {
 	return c
 }
 
-// marginChecks judges each statistic that the spec sets a margin for.
-func marginChecks(r *Report, ev *Evidence) []gate.Check {
-	m := ev.Spec.Margin
+// checkedBy states a gate: outside only by its bets, inside by its bets or by
+// its interval.
+func (s *Sequential) checkedBy(name string, inInterval bool, format string, args ...any) gate.Check {
+	b := s.bet(name)
+	c := gate.Check{Name: name, Verdict: verdict(b.Inside || inInterval, b.Outside), Detail: fmt.Sprintf(format, args...)}
+	switch {
+	case b.Outside:
+		c.Detail += fmt.Sprintf("; outside, e-value %.3g after %d prompts", b.Beyond, s.After)
+	case b.Inside:
+		c.Detail += fmt.Sprintf("; inside by its bets, e-value %.3g", b.Within)
+	}
+	return c
+}
+
+// mainChecks judges each statistic that the spec sets a margin for, and the alarms.
+func mainChecks(r *Report, ev *Evidence) []gate.Check {
+	m, s := ev.Spec.Margin, r.Sequential
 	var checks []gate.Check
 	note := ""
 	switch {
 	case r.Ratio != nil && m.Ratio > 0:
-		checks = append(checks, gate.Check{Name: "ratio", Verdict: atMost(*r.Ratio, m.Ratio), Detail: fmt.Sprintf(
-			"KL is %.3g× the floor [%.3g, %.3g], allowed %g×", r.Ratio.Value, r.Ratio.Lower, r.Ratio.Upper, m.Ratio)})
+		checks = append(checks, s.checkedBy("ratio", r.Ratio.Upper <= m.Ratio, "KL is %.3g× the floor [%.3g, %.3g], allowed %g×",
+			r.Ratio.Value, r.Ratio.Lower, r.Ratio.Upper, m.Ratio))
 	case r.Ratio == nil && m.KL <= 0:
 		checks = append(checks, noRatioCheck(r))
 	case r.Ratio == nil:
 		note = "; " + noRatio(r) + ": this absolute margin stands in"
 	}
 	if r.Typical != nil && ev.Typical > 0 {
-		checks = append(checks, gate.Check{Name: "typical", Verdict: atMost(*r.Typical, ev.Typical), Detail: fmt.Sprintf(
-			"a typical token's KL is %.3g× its floor [%.3g, %.3g], allowed %g×", r.Typical.Value, r.Typical.Lower, r.Typical.Upper, ev.Typical)})
+		checks = append(checks, s.checkedBy("typical", r.Typical.Upper <= ev.Typical, "a typical token's KL is %.3g× its floor [%.3g, %.3g], allowed %g×",
+			r.Typical.Value, r.Typical.Lower, r.Typical.Upper, ev.Typical))
 	}
 	if m.KL > 0 {
-		checks = append(checks, gate.Check{Name: "kl", Verdict: atMost(r.KL, m.KL), Detail: fmt.Sprintf(
-			"mean clipped KL %.3g [%.3g, %.3g] nats, allowed %g%s", r.KL.Value, r.KL.Lower, r.KL.Upper, m.KL, note)})
+		checks = append(checks, s.checkedBy("kl", r.KL.Upper <= m.KL, "mean clipped KL %.3g [%.3g, %.3g] nats, allowed %g%s",
+			r.KL.Value, r.KL.Lower, r.KL.Upper, m.KL, note))
 	}
 	if m.DeltaNLL > 0 {
-		checks = append(checks, gate.Check{Name: "delta-nll", Verdict: within(r.DeltaNLL, m.DeltaNLL), Detail: fmt.Sprintf(
-			"NLL changed by %+.3g [%+.3g, %+.3g] nats, allowed ±%g", r.DeltaNLL.Value, r.DeltaNLL.Lower, r.DeltaNLL.Upper, m.DeltaNLL)})
+		d := r.DeltaNLL
+		checks = append(checks, s.checkedBy("delta-nll", max(math.Abs(d.Lower), math.Abs(d.Upper)) <= m.DeltaNLL, "NLL changed by %+.3g [%+.3g, %+.3g] nats, allowed ±%g",
+			d.Value, d.Lower, d.Upper, m.DeltaNLL))
 	}
 	if m.Top1 > 0 {
-		checks = append(checks, gate.Check{Name: "top-1", Verdict: atLeast(r.Top1, m.Top1), Detail: fmt.Sprintf(
-			"%.2f %% [%.2f, %.2f] have the same likeliest token, needed %.2f %%", 100*r.Top1.Value, 100*r.Top1.Lower, 100*r.Top1.Upper, 100*m.Top1)})
+		checks = append(checks, s.checkedBy("top-1", r.Top1.Lower >= m.Top1, "%.2f %% [%.2f, %.2f] have the same likeliest token, needed %.2f %%",
+			100*r.Top1.Value, 100*r.Top1.Lower, 100*r.Top1.Upper, 100*m.Top1))
 	}
 	if len(checks) == 0 {
-		return []gate.Check{{Name: "margin", Verdict: gate.Inconclusive, Detail: "no margin is set: set verify.margin.ratio or verify.margin.kl"}}
+		checks = append(checks, gate.Check{Name: "margin", Verdict: gate.Inconclusive, Detail: "no margin is set: set verify.margin.ratio or verify.margin.kl"})
 	}
-	return append(checks, alarms(r)...)
-}
-
-// seenLimit, in nats, is about half of the smallest penalty in use (0.05 of
-// presence); honest W8A8 and planted faults of weights stay below 0.02 unless
-// they are gross.
-const seenLimit = 0.02
-
-// alarms fail when something is wrong for certain and say nothing otherwise.
-func alarms(r *Report) []gate.Check {
-	var checks []gate.Check
-	if r.Tail != nil {
-		checks = append(checks, tailCheck(*r.Tail))
-	}
-	if r.Seen != nil {
-		c := gate.Check{Name: "seen", Verdict: gate.Pass, Detail: fmt.Sprintf(
-			"tokens already in the text moved by %+.3g [%+.3g, %+.3g] nats against others, alarm beyond ±%g", r.Seen.Value, r.Seen.Lower, r.Seen.Upper, seenLimit)}
-		if r.Seen.Lower > seenLimit || r.Seen.Upper < -seenLimit {
-			c.Verdict = gate.Fail
-		}
-		checks = append(checks, c)
+	checks = append(checks, alarms(r)...)
+	if ev.Strata {
+		checks = append(checks, strataCheck(r.Strata))
 	}
 	return checks
 }
 
-// tailCheck is an alarm, not an equivalence test: it fails when the tail is
-// longer than the limit for certain, and says nothing otherwise.
-func tailCheck(tail Interval) gate.Check {
-	c := gate.Check{Name: "tail", Verdict: gate.Pass, Detail: fmt.Sprintf(
-		"p99/p50 is %.3g× the floor's [%.3g, %.3g], alarm above %g×", tail.Value, tail.Lower, tail.Upper, tailLimit)}
-	if tail.Lower > tailLimit {
-		c.Verdict = gate.Fail
+// alarms fail when something is wrong for certain and say nothing otherwise.
+func alarms(r *Report) []gate.Check {
+	says := map[string]string{
+		"tail":     fmt.Sprintf("p99 %.3g, largest %.3g nats", r.Quantiles.P99, r.Quantiles.Max),
+		"contrast": fmt.Sprintf("late tokens are %.3g× as far from their floor as early ones, alarm beyond a factor of %g", r.Contrast, math.Exp(contrastMargin)),
+		"slope":    fmt.Sprintf("logits are scaled by %.4f, alarm beyond ±%g", r.Slope, slopeMargin),
+		"surprise": fmt.Sprintf("tokens beyond %g nat and %g× any of the floor's, alarm above %g a token", grossKL, grossFloor, grossRate),
 	}
-	return c
+	if r.Tail != nil {
+		says["tail"] += fmt.Sprintf("; p99/p50 is %.3g× the floor's [%.3g, %.3g]", r.Tail.Value, r.Tail.Lower, r.Tail.Upper)
+	}
+	if r.Seen != nil {
+		says["seen"] = fmt.Sprintf("tokens already in the text moved by %+.3g [%+.3g, %+.3g] nats against others, alarm beyond ±%g", r.Seen.Value, r.Seen.Lower, r.Seen.Upper, seenMargin)
+	}
+	var checks []gate.Check
+	for _, name := range []string{"tail", "contrast", "seen", "slope", "surprise"} {
+		if r.Sequential.bet(name).Beyond > 0 {
+			checks = append(checks, r.Sequential.checkedBy(name, true, "%s", says[name]))
+		}
+	}
+	return checks
 }
 
 // noRatio says why there is none.
@@ -440,20 +429,6 @@ func noRatioCheck(r *Report) gate.Check {
 	}
 	return gate.Check{Name: "ratio", Verdict: gate.Inconclusive, Detail: fmt.Sprintf(
 		"%s, and the candidate is %.3g nats away: set verify.margin.kl", noRatio(r), r.KL.Value)}
-}
-
-// atMost, atLeast and within judge an interval: pass when the worse bound
-// still meets the margin, fail when the better one breaks it.
-func atMost(iv Interval, most float64) gate.Verdict {
-	return verdict(iv.Upper <= most, iv.Lower > most)
-}
-
-func atLeast(iv Interval, least float64) gate.Verdict {
-	return verdict(iv.Lower >= least, iv.Upper < least)
-}
-
-func within(iv Interval, most float64) gate.Verdict {
-	return verdict(max(math.Abs(iv.Lower), math.Abs(iv.Upper)) <= most, iv.Lower > most || iv.Upper < -most)
 }
 
 func verdict(pass, fail bool) gate.Verdict {

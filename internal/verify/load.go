@@ -23,6 +23,13 @@ type LoadOptions struct {
 	Replicas []Side
 }
 
+func (o LoadOptions) levels() []int {
+	if len(o.Concurrency) == 0 {
+		return []int{32}
+	}
+	return o.Concurrency
+}
+
 // collectLoad compares the candidate with itself under load, and each replica
 // with the reference. Floors are those of the main part: same prompts.
 func collectLoad(ctx context.Context, in Input, main *Evidence) ([]*Evidence, error) {
@@ -34,10 +41,7 @@ func collectLoad(ctx context.Context, in Input, main *Evidence) ([]*Evidence, er
 		if err != nil {
 			return nil, fmt.Errorf("candidate alone: %w", err)
 		}
-		levels := in.Load.Concurrency
-		if len(levels) == 0 {
-			levels = []int{32}
-		}
+		levels := in.Load.levels()
 		last := 0.0 // tokens a second at the level before
 		for i := 0; i < len(levels); i++ {
 			c := levels[i]
@@ -101,7 +105,7 @@ func (in Input) positions(ctx context.Context, s Scorer, prompts [][]int) ([][]e
 func (ev *Evidence) part(name string, ref, cand Stack) *Evidence {
 	return &Evidence{
 		Version: ev.Version, Name: name, Reference: ref, Candidate: cand, Floor: ev.Floor, FloorFrom: ev.FloorFrom,
-		Spec: ev.Spec, Typical: ev.Typical, Seed: ev.Seed, Prompts: []Prompt{},
+		Spec: ev.Spec, Typical: ev.Typical, Seed: ev.Seed, Families: ev.Families, Prompts: []Prompt{},
 	}
 }
 

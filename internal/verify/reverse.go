@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,7 @@ const (
 	// be from its own samples', nats per token, before the difference is one
 	// for certain; repetition and length are shares.
 	reverseMargin = 0.05
+	reverseSpan   = 0.6
 	shapeMargin   = 0.2
 )
 
@@ -36,7 +38,8 @@ type ReverseOptions struct {
 
 // ReverseEvidence is what both sides wrote and what the reference thought of it.
 type ReverseEvidence struct {
-	Prompts []ReversePrompt `json:"prompts"`
+	Prompts   []ReversePrompt `json:"prompts"`
+	MaxTokens int             `json:"max_tokens,omitempty"` // of a sample
 }
 
 // ReversePrompt is one prompt, continued by each side at temperature 1.
@@ -90,7 +93,7 @@ func collectReverse(ctx context.Context, in Input, main *Evidence) (*ReverseEvid
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	out := &ReverseEvidence{}
+	out := &ReverseEvidence{MaxTokens: limit}
 	for _, p := range made {
 		if p != nil {
 			out.Prompts = append(out.Prompts, *p)
@@ -156,11 +159,11 @@ type Reverse struct {
 	// DeltaNLL is the mean NLL under the reference of the candidate's samples
 	// minus that of its own, paired by prompt.
 	DeltaNLL Interval `json:"delta_nll"`
-	// Surprises among the candidate's tokens, how many were to be expected at
-	// most, and the evidence against that (an e-value).
+	// Surprises among the candidate's tokens, and how many were to be expected at most.
 	Surprises int     `json:"surprises"`
 	Expected  float64 `json:"expected"`
-	EValue    float64 `json:"e_value"`
+	// EValues against "inside the margin": of nll, length, ended, repeats, surprises.
+	EValues []float64 `json:"e_values"`
 	// Length is the candidate's mean length over the reference's; Ended and
 	// Repeats are shares of samples and of four-token groups, candidate − reference.
 	Length  Interval `json:"length"`
@@ -168,9 +171,72 @@ type Reverse struct {
 	Repeats Interval `json:"repeats"`
 }
 
-// judgeReverse gives the numbers and alarms: each check fails when something
-// is wrong for certain, and says nothing otherwise.
-func judgeReverse(ev *ReverseEvidence, seed uint64) (*Reverse, []gate.Check) {
+// reverseStatistics are the alarms as bounded numbers, like a statistic's, per
+// prompt: at most 0 on average inside the margin.
+var reverseStatistics = []struct {
+	name string
+	low  float64
+	of   func(p ReversePrompt, longest float64) []float64
+}{
+	{"nll", 1, func(p ReversePrompt, _ float64) []float64 {
+		d := mean(p.Reference.LogProb) - mean(p.Candidate.LogProb)
+		return []float64{bounded((d - reverseMargin) / reverseSpan), bounded((-d - reverseMargin) / reverseSpan)}
+	}},
+	{"length", 1, func(p ReversePrompt, longest float64) []float64 {
+		c, r := float64(len(p.Candidate.Tokens)), float64(len(p.Reference.Tokens))
+		return []float64{(c - (1+shapeMargin)*r) / ((1 + shapeMargin) * longest), ((1-shapeMargin)*r - c) / longest}
+	}},
+	{"ended", 1 + shapeMargin, func(p ReversePrompt, _ float64) []float64 {
+		d := indicator(p.Candidate.Ended) - indicator(p.Reference.Ended)
+		return []float64{d - shapeMargin, -d - shapeMargin}
+	}},
+	{"repeats", 1 + shapeMargin, func(p ReversePrompt, _ float64) []float64 {
+		d := repetition(p.Candidate.Tokens) - repetition(p.Reference.Tokens)
+		return []float64{d - shapeMargin, -d - shapeMargin}
+	}},
+}
+
+// reverseBets are e-values against "inside the margin", in the order of
+// reverseStatistics, and that of surprises last. longest is the most tokens
+// that either side was asked for; nothing known only afterwards scales a bet.
+func (ev *ReverseEvidence) reverseBets() []float64 {
+	longest := 1
+	for _, p := range ev.Prompts {
+		longest = max(longest, len(p.Candidate.Tokens), len(p.Reference.Tokens))
+	}
+	if ev.MaxTokens > 0 {
+		longest = max(ev.MaxTokens, longest)
+	}
+	var out []float64
+	for _, s := range reverseStatistics {
+		up, down := newWealth(s.low), newWealth(s.low)
+		for _, p := range ev.Prompts {
+			x := s.of(p, float64(longest))
+			up.add(x[0])
+			down.add(x[1])
+		}
+		out = append(out, (up.e()+down.e())/2)
+	}
+	count, expected := ev.surprises()
+	return append(out, poissonE(count, expected))
+}
+
+// surprises counts the candidate's, and how many were to be expected at most.
+func (ev *ReverseEvidence) surprises() (count int, expected float64) {
+	for _, p := range ev.Prompts {
+		for i, lp := range p.Candidate.LogProb {
+			if lp < surprise {
+				count++
+			}
+			expected += p.Candidate.Beyond[i]
+		}
+	}
+	return count, expected
+}
+
+// judgeReverse gives the numbers and alarms: each check fails when e-BH over
+// all of them finds it outside at the level, and says nothing otherwise.
+func judgeReverse(ev *ReverseEvidence, seed uint64, level float64) (*Reverse, []gate.Check) {
 	r := &Reverse{Prompts: len(ev.Prompts)}
 	if len(ev.Prompts) < leastPrompts {
 		return r, []gate.Check{{Name: "reverse", Verdict: gate.Inconclusive, Detail: fmt.Sprintf(
@@ -183,36 +249,31 @@ func judgeReverse(ev *ReverseEvidence, seed uint64) (*Reverse, []gate.Check) {
 		ended = append(ended, indicator(p.Candidate.Ended)-indicator(p.Reference.Ended))
 		repeats = append(repeats, repetition(p.Candidate.Tokens)-repetition(p.Reference.Tokens))
 		r.Tokens += len(p.Candidate.Tokens)
-		for i, lp := range p.Candidate.LogProb {
-			if lp < surprise {
-				r.Surprises++
-			}
-			r.Expected += p.Candidate.Beyond[i]
-		}
 	}
 	b := newBootstrap(len(ev.Prompts), seed, alpha)
 	r.DeltaNLL, r.Ended, r.Repeats = b.mean(nll), b.mean(ended), b.mean(repeats)
 	r.Length, _ = b.ratio(lengthC, lengthR, 0)
-	r.EValue = poissonE(r.Surprises, r.Expected)
-	alarm := func(name string, iv Interval, centre, margin float64, what string) gate.Check {
-		c := gate.Check{Name: "reverse-" + name, Verdict: gate.Pass, Detail: fmt.Sprintf("%s %.3g [%.3g, %.3g], alarm beyond %g from %g",
-			what, iv.Value, iv.Lower, iv.Upper, margin, centre)}
-		if iv.Lower > centre+margin || iv.Upper < centre-margin {
-			c.Verdict = gate.Fail
-		}
-		return c
+	r.Surprises, r.Expected = ev.surprises()
+	r.EValues = ev.reverseBets()
+	outside := rejectedByEBH(r.EValues, level)
+	alarm := func(i int, name, format string, args ...any) gate.Check {
+		return gate.Check{Name: "reverse-" + name, Verdict: verdict(true, outside[i]), Detail: fmt.Sprintf(format, args...) + fmt.Sprintf(" (e-value %.3g)", r.EValues[i])}
 	}
-	s := gate.Check{Name: "reverse-surprise", Verdict: gate.Pass, Detail: fmt.Sprintf(
-		"%d of %d sampled tokens are below %g nats, %.2g expected at most (e-value %.3g)", r.Surprises, r.Tokens, surprise, r.Expected, r.EValue)}
-	if r.EValue >= 1/alpha {
-		s.Verdict = gate.Fail
+	shift := func(i int, iv Interval, centre, margin float64, what string) gate.Check {
+		return alarm(i, reverseStatistics[i].name, "%s %.3g [%.3g, %.3g], alarm beyond %g from %g", what, iv.Value, iv.Lower, iv.Upper, margin, centre)
 	}
 	return r, []gate.Check{
-		alarm("nll", r.DeltaNLL, 0, reverseMargin, "the candidate's samples differ in NLL under the reference by"), s,
-		alarm("length", r.Length, 1, shapeMargin, "its samples' length over the reference's is"),
-		alarm("ended", r.Ended, 0, shapeMargin, "the share that ends by itself differs by"),
-		alarm("repeats", r.Repeats, 0, shapeMargin, "the share of repeated groups differs by"),
+		shift(0, r.DeltaNLL, 0, reverseMargin, "the candidate's samples differ in NLL under the reference by"),
+		shift(1, r.Length, 1, shapeMargin, "its samples' length over the reference's is"),
+		shift(2, r.Ended, 0, shapeMargin, "the share that ends by itself differs by"),
+		shift(3, r.Repeats, 0, shapeMargin, "the share of repeated groups differs by"),
+		alarm(4, "surprise", "%d of %d sampled tokens are below %g nats, %.2g expected at most", r.Surprises, r.Tokens, surprise, r.Expected),
 	}
+}
+
+// reverseFailed says that the reverse test fails the run.
+func (ev *Evidence) reverseFailed() bool {
+	return len(ev.Reverse.Prompts) >= leastPrompts && slices.Contains(rejectedByEBH(ev.Reverse.reverseBets(), ev.failLevel()), true)
 }
 
 // poissonE is evidence that more happened than expected: the mean over θ of

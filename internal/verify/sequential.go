@@ -1,34 +1,40 @@
 package verify
 
 import (
-	"fmt"
+	"cmp"
+	"encoding/binary"
+	"hash/fnv"
 	"math"
-	"strings"
+	"slices"
 
 	"tarbert/internal/gate"
 )
 
-// Sequential is the outcome of the sequential decision: prompts are taken one
-// by one in a random order, and it may stop at any of them without losing its
-// error rates.
+// Sequential is the outcome of the bets: prompts are taken one by one in a
+// random order, and the decision may be made at any of them without losing its
+// error rates. Only bets fail a candidate.
 type Sequential struct {
 	Verdict gate.Verdict `json:"verdict"` // inconclusive: never decided
 	After   int          `json:"after"`   // prompts, when it decided; else all
 	Tokens  int          `json:"tokens"`
-	Planned int          `json:"planned"`
-	// Bets per statistic, in the order of the margins.
-	Bets []Bet `json:"bets"`
+	Planned int          `json:"planned"` // 0: the run was not to stop early
+	// Level of a false fail, of all bets together: α over the families of the run.
+	Level float64 `json:"level"`
+	Bets  []Bet   `json:"bets"`
 	// Ratio is a confidence sequence of the mean clipped KL over the floor's:
 	// it holds at every prompt at once. Lower 0, Upper 0 = not bounded yet.
 	Ratio *Bounds `json:"ratio,omitempty"`
 }
 
 // Bet is one statistic's evidence, as e-values: Within against "outside the
-// margin", Beyond against "inside".
+// margin", Beyond against "inside", both when the decision was made.
 type Bet struct {
 	Name   string  `json:"name"`
-	Within float64 `json:"within"`
+	Within float64 `json:"within,omitempty"` // of gates
 	Beyond float64 `json:"beyond"`
+	// Inside: Within was once large enough. Outside: e-BH rejects "inside".
+	Inside  bool `json:"inside,omitempty"`
+	Outside bool `json:"outside,omitempty"`
 }
 
 // Bounds of a confidence sequence.
@@ -37,154 +43,158 @@ type Bounds struct {
 	Upper float64 `json:"upper"`
 }
 
-// sequentialLevel is each error's rate in the sequential decision, and in the
-// fixed-sample decision that follows when it did not stop: together alpha.
-const sequentialLevel = alpha / 2
+// passLevel is the chance of a false pass of one gate by its bets, and of
+// one by its interval: together alpha. All gates must be inside, so the
+// weakest one's error is the whole error (Berger 1982).
+const passLevel = alpha / 2
 
-const (
-	// typicalSpan and shiftSpan bound what one prompt can bet with: a prompt's
-	// mean log ratio counts at most this far from the margin, its mean change
-	// of the NLL at most this many margins.
-	typicalSpan = 1.0
-	shiftSpan   = 5.0
-)
+// failLevel is the chance of a false fail in one family of hypotheses: the main
+// part's statistics, its strata, each other part, the reverse test.
+func (ev *Evidence) failLevel() float64 { return alpha / float64(max(ev.Families, 1)) }
 
-// statistic is a margin as a bounded number per prompt: at most 0 on average
-// inside the margin, at least 0 outside, never beyond ±1.
-type statistic struct {
-	name string
-	of   func(p Prompt, clip float64) float64
+// pair is a statistic with its bets: one each way per direction.
+type pair struct {
+	statistic
+	within, beyond []*wealth
 }
 
-// reach is how many times the mean of the floor, multiplied by the ratio's
-// margin, one token may count in the ratio's bets: what a bet can lose is what
-// certainty costs, and a clip a thousand floors high would cost thousands of
-// prompts. Heavier tokens are for kl, top-1 and tail.
-const reach = 8.0
-
-// floorSoFar keeps the ratio's clip, which is known before each prompt is.
-type floorSoFar struct{ sum, n float64 }
-
-func (f *floorSoFar) clip(ev *Evidence) float64 {
-	c := ev.Spec.Margin.Clip
-	if f.n > 0 && f.sum > 0 {
-		c = min(c, max(reach*ev.Spec.Margin.Ratio*f.sum/f.n, quantileResolution))
-	}
-	return c
-}
-
-func (f *floorSoFar) add(p Prompt, clip float64) {
-	if p.Floor != nil {
-		f.sum, f.n = f.sum+mean(clipped(p.Floor.KL, clip)), f.n+1
-	}
-}
-
-// statistics are those that the spec sets a margin for.
-func (ev *Evidence) statistics() []statistic {
-	m, clip := ev.Spec.Margin, ev.Spec.Margin.Clip
-	var out []statistic
-	if ev.Floor != nil && m.Ratio > 0 {
-		out = append(out, statistic{"ratio", func(p Prompt, c float64) float64 { return ratioBet(p, m.Ratio, c) }})
-	}
-	if ev.Floor != nil && ev.Typical > 0 {
-		out = append(out, statistic{"typical", func(p Prompt, _ float64) float64 {
-			return bounded((meanLogRatio(p.Candidate.KL, p.Floor.KL) - math.Log(ev.Typical)) / typicalSpan)
-		}})
-	}
-	if m.KL > 0 {
-		scale := max(clip-m.KL, m.KL)
-		out = append(out, statistic{"kl", func(p Prompt, _ float64) float64 {
-			return bounded((mean(clipped(p.Candidate.KL, clip)) - m.KL) / scale)
-		}})
-	}
-	if m.DeltaNLL > 0 {
-		shift := func(p Prompt) float64 { return mean(p.LogProb) - mean(p.Candidate.LogProb) }
-		out = append(out,
-			statistic{"delta-nll above", func(p Prompt, _ float64) float64 { return bounded((shift(p) - m.DeltaNLL) / (shiftSpan * m.DeltaNLL)) }},
-			statistic{"delta-nll below", func(p Prompt, _ float64) float64 { return bounded((-shift(p) - m.DeltaNLL) / (shiftSpan * m.DeltaNLL)) }})
-	}
-	if m.Top1 > 0 {
-		scale := max(m.Top1, 1-m.Top1)
-		out = append(out, statistic{"top-1", func(p Prompt, _ float64) float64 {
-			return bounded((m.Top1 - agreement(p.Candidate.Same)) / scale)
-		}})
+func newPairs(stats []statistic) []pair {
+	out := make([]pair, len(stats))
+	for i, s := range stats {
+		out[i].statistic = s
+		for range s.directions {
+			out[i].within, out[i].beyond = append(out[i].within, newWealth(s.high)), append(out[i].beyond, newWealth(s.low))
+		}
 	}
 	return out
 }
 
-// ratioBet is the mean of min(KL, clip) − min(ρ·floor, clip), over the clip.
-// Both are clipped at the same height, the floor after it is multiplied: at
-// ρ itself a candidate that is the floor scaled by ρ has a mean of exactly 0,
-// where clip(KL) − ρ·clip(floor) would be below 0 and let it pass.
-func ratioBet(p Prompt, rho, clip float64) float64 {
-	s := 0.0
-	for i, kl := range p.Candidate.KL {
-		s += min(kl, clip) - min(rho*p.Floor.KL[i], clip)
+func (b *pair) add(p Prompt, h *history) {
+	for d, x := range b.of(p, h) {
+		b.within[d].add(-x)
+		b.beyond[d].add(x)
 	}
-	return bounded(s / (clip * float64(len(p.Candidate.KL))))
 }
 
-func bounded(x float64) float64 { return min(1, max(-1, x)) }
-
-// decide walks over the prompts in the order they were asked in. It passes as
-// soon as every statistic has shown that it is inside its margin (each at the
-// full level: all must, so the weakest one's error is the whole error), and
-// fails as soon as e-BH finds one outside.
-func decide(ev *Evidence) *Sequential {
-	s := &Sequential{Verdict: gate.Inconclusive, Planned: ev.Planned}
-	stats := ev.statistics()
-	within, beyond := make([]*wealth, len(stats)), make([]*wealth, len(stats))
-	for i := range stats {
-		within[i], beyond[i] = newWealth(1), newWealth(1)
+// outside is the evidence against "inside in every direction": a mean of e-values.
+func (b *pair) outside() float64 {
+	e := 0.0
+	for _, w := range b.beyond {
+		e += w.e() / float64(b.directions)
 	}
-	var seen []Prompt
-	var floor floorSoFar
-	for _, whole := range ev.Prompts {
-		if whole.From >= len(whole.Tokens) {
-			continue
+	return e
+}
+
+// inside says that every direction was shown to be inside.
+func (b *pair) inside() bool {
+	return b.gate && !slices.ContainsFunc(b.within, func(w *wealth) bool { return !w.reached(passLevel) })
+}
+
+// order is that in which bets take the prompts: as they were asked, where that
+// was at random, else by a hash, so that the file's order changes nothing.
+func (ev *Evidence) order() []Prompt {
+	type keyed struct {
+		key uint64
+		at  int
+	}
+	_, index := ev.canonical()
+	keys := make([]keyed, len(index))
+	for i, at := range index {
+		if keys[i] = (keyed{uint64(at), at}); ev.Planned == 0 {
+			h, b := fnv.New64a(), binary.LittleEndian.AppendUint64(nil, ev.Seed)
+			for _, id := range ev.Prompts[at].Tokens {
+				b = binary.LittleEndian.AppendUint32(b, uint32(id))
+			}
+			h.Write(b) // a hash's Write does not fail
+			keys[i].key = h.Sum64()
 		}
-		p := whole.judged()
-		seen = append(seen, p)
+	}
+	slices.SortStableFunc(keys, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
+	out := make([]Prompt, len(keys))
+	for i, k := range keys {
+		out[i] = ev.Prompts[k.at].judged()
+	}
+	return out
+}
+
+// decide walks over the prompts. It fails as soon as e-BH finds a statistic
+// outside, and passes as soon as every gate was shown to be inside. Where the
+// run was not to stop early it goes on to the end for the numbers; a fail on the
+// way stays one, since the mean of the e-values is then at least 1/level, and
+// the chance that it ever is is at most the level.
+func decide(ev *Evidence) *Sequential {
+	s := &Sequential{Verdict: gate.Inconclusive, Planned: ev.Planned, Level: ev.failLevel()}
+	pairs := newPairs(ev.statistics())
+	h := &history{margin: ev.Spec.Margin}
+	prompts := ev.order()
+	var failedOnce []Bet // when a run that goes on to its end first failed
+	for i, p := range prompts {
 		s.After, s.Tokens = s.After+1, s.Tokens+len(p.LogProb)
-		c := floor.clip(ev)
-		floor.add(p, ev.Spec.Margin.Clip)
-		for i, st := range stats {
-			x := st.of(p, c)
-			within[i].add(-x)
-			beyond[i].add(x)
+		for j := range pairs {
+			pairs[j].add(p, h)
 		}
-		if len(stats) == 0 || s.After < leastPrompts || s.Tokens < leastTokens {
+		h.add(p)
+		if s.After < leastPrompts || s.Tokens < leastTokens {
 			continue
 		}
-		if s.Verdict = verdictOf(within, beyond); s.Verdict != gate.Inconclusive {
+		if ev.Planned == 0 && i < len(prompts)-1 && failedOnce != nil {
+			continue
+		}
+		s.Verdict = s.judge(pairs)
+		if s.Verdict == gate.Fail && failedOnce == nil {
+			failedOnce = s.Bets
+		}
+		if ev.Planned > 0 && s.Verdict != gate.Inconclusive {
 			break
 		}
 	}
-	for i, st := range stats {
-		s.Bets = append(s.Bets, Bet{st.name, within[i].e(), beyond[i].e()})
+	if s.Bets == nil {
+		s.judge(pairs)
+	}
+	if failedOnce != nil && s.Verdict != gate.Fail {
+		s.Verdict, s.Bets = gate.Fail, failedOnce
 	}
 	if ev.Floor != nil {
-		s.Ratio = ratioSequence(ev, seen)
+		s.Ratio = ratioSequence(ev, prompts[:s.After])
 	}
 	return s
 }
 
-func verdictOf(within, beyond []*wealth) gate.Verdict {
-	e := make([]float64, len(beyond))
-	pass := true
-	for i := range beyond {
-		e[i] = beyond[i].e()
-		pass = pass && within[i].e() >= 1/sequentialLevel
-	}
-	for _, rejected := range rejectedByEBH(e, sequentialLevel) {
-		if rejected {
-			return gate.Fail
+// judge states the bets as they are now, and what they decide.
+func (s *Sequential) judge(pairs []pair) gate.Verdict {
+	s.Bets = make([]Bet, len(pairs))
+	e := make([]float64, len(pairs))
+	gates, inside, outside := 0, 0, false
+	for i := range pairs {
+		b := &pairs[i]
+		e[i] = b.outside()
+		s.Bets[i] = Bet{Name: b.name, Beyond: e[i], Inside: b.inside()}
+		if b.gate {
+			gates++
+			s.Bets[i].Within = b.within[0].e()
+			for _, w := range b.within {
+				s.Bets[i].Within = min(s.Bets[i].Within, w.e())
+			}
+			if s.Bets[i].Inside {
+				inside++
+			}
 		}
 	}
-	if pass {
-		return gate.Pass
+	for i, rejected := range rejectedByEBH(e, s.Level) {
+		s.Bets[i].Outside = rejected
+		outside = outside || rejected
 	}
-	return gate.Inconclusive
+	return verdict(gates > 0 && inside == gates, outside)
+}
+
+// bet finds a statistic's.
+func (s *Sequential) bet(name string) *Bet {
+	for i := range s.Bets {
+		if s.Bets[i].Name == name {
+			return &s.Bets[i]
+		}
+	}
+	return &Bet{Name: name}
 }
 
 // ratioSequence inverts the ratio's bets over a grid of ρ: those not rejected
@@ -192,40 +202,26 @@ func verdictOf(within, beyond []*wealth) gate.Verdict {
 func ratioSequence(ev *Evidence, prompts []Prompt) *Bounds {
 	const steps = 80
 	b := &Bounds{}
+	clips := make([]float64, len(prompts))
+	h := &history{margin: ev.Spec.Margin}
+	for i, p := range prompts {
+		clips[i] = h.clip()
+		h.sum, h.n = h.sum+mean(clipped(p.Floor.KL, ev.Spec.Margin.Clip)), h.n+1
+	}
 	for i := range steps + 1 {
 		rho := math.Exp(math.Log(0.05) + float64(i)/steps*math.Log(1000/0.05))
 		above, below := newWealth(1), newWealth(1)
-		ruledOutAbove, ruledOutBelow := false, false
-		var floor floorSoFar
-		for _, p := range prompts {
-			x := ratioBet(p, rho, floor.clip(ev))
-			floor.add(p, ev.Spec.Margin.Clip)
+		for j, p := range prompts {
+			x := ratioBet(p, rho, clips[j])
 			above.add(x)  // evidence that the ratio is above rho
 			below.add(-x) // … below
-			ruledOutAbove = ruledOutAbove || below.e() >= 1/alpha
-			ruledOutBelow = ruledOutBelow || above.e() >= 1/alpha
 		}
-		if ruledOutBelow {
+		if above.reached(alpha) {
 			b.Lower = rho
 		}
-		if ruledOutAbove && b.Upper == 0 {
+		if below.reached(alpha) && b.Upper == 0 {
 			b.Upper = rho
 		}
 	}
 	return b
-}
-
-func (s *Sequential) check() gate.Check {
-	c := gate.Check{Name: "sequential", Verdict: s.Verdict}
-	var parts []string
-	for _, b := range s.Bets {
-		e := b.Within
-		if s.Verdict == gate.Fail {
-			e = b.Beyond
-		}
-		parts = append(parts, fmt.Sprintf("%s %.3g", b.Name, e))
-	}
-	what := map[gate.Verdict]string{gate.Pass: "inside", gate.Fail: "outside"}[s.Verdict]
-	c.Detail = fmt.Sprintf("decided after %d of %d prompts; e-values of being %s the margin: %s", s.After, s.Planned, what, strings.Join(parts, ", "))
-	return c
 }

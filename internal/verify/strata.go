@@ -88,7 +88,7 @@ func strata(ev *Evidence) []Stratum {
 	for i := range out {
 		e[i] = out[i].Beyond
 	}
-	for i, rejected := range rejectedByEBH(e, alpha) {
+	for i, rejected := range rejectedByEBH(e, ev.failLevel()) {
 		out[i].Outside = rejected
 	}
 	return out
@@ -109,27 +109,22 @@ func (p *Prompt) take(whole Prompt, i int) {
 func (ev *Evidence) stratum(name string, prompts []Prompt) Stratum {
 	s := Stratum{Name: name, Prompts: len(prompts)}
 	clip, logs := ev.Spec.Margin.Clip, 0.0
-	stats := ev.statistics()
-	bets := make([]*wealth, len(stats))
-	for i := range bets {
-		bets[i] = newWealth(1)
-	}
-	var floor floorSoFar
+	pairs := newPairs(ev.gates())
+	h := &history{margin: ev.Spec.Margin}
 	for _, p := range prompts {
-		c := floor.clip(ev)
-		floor.add(p, clip)
 		s.Tokens += len(p.LogProb)
 		s.KL += mean(clipped(p.Candidate.KL, clip)) / float64(len(prompts))
 		if p.Floor != nil {
 			s.Floor += mean(clipped(p.Floor.KL, clip)) / float64(len(prompts))
 			logs += meanLogRatio(p.Candidate.KL, p.Floor.KL) / float64(len(prompts))
 		}
-		for i, st := range stats {
-			bets[i].add(st.of(p, c))
+		for i := range pairs {
+			pairs[i].add(p, h)
 		}
+		h.add(p)
 	}
-	for _, b := range bets {
-		s.Beyond += b.e() / float64(len(bets)) // a mean of e-values is one
+	for i := range pairs {
+		s.Beyond += pairs[i].outside() / float64(len(pairs)) // a mean of e-values is one
 	}
 	if s.Floor > floorResolution {
 		s.Ratio, s.Typical = s.KL/s.Floor, math.Exp(logs)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"path/filepath"
 	"time"
@@ -183,6 +184,29 @@ func (in *Input) check() error {
 	return nil
 }
 
+// families counts what shares the chance of a false fail.
+func (in *Input) families() int {
+	n := 1
+	if in.Strata != nil {
+		n++
+	}
+	if in.Decode.Prompts > 0 {
+		n++
+	}
+	if in.Reverse.Prompts > 0 {
+		n++
+	}
+	if in.Load.Prompts > 0 {
+		if n += len(in.Load.Replicas); in.Load.At != nil {
+			n += len(in.Load.levels())
+			if in.Load.Saturate {
+				n += bits.Len(uint(in.Load.Prompts)) // each doubles the one before
+			}
+		}
+	}
+	return n
+}
+
 func (in *Input) from(i int) int {
 	if in.From == nil {
 		return 1
@@ -208,7 +232,7 @@ func (in *Input) shuffle() {
 }
 
 // collectAll runs the parts that are asked for. A later part is not begun when
-// an earlier one could not be finished.
+// an earlier one could not be finished or, in a sequential run, failed.
 func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 	if len(in.Probe.Prompt) > 0 {
 		in.Journal.Stage("contract")
@@ -230,13 +254,18 @@ func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 	if err := collect(ctx, in, ev); err != nil {
 		return err
 	}
+	if in.Sequential && ev.failed() {
+		return nil // what else was asked cannot change the verdict
+	}
 	if in.Decode.Prompts > 0 {
 		in.Journal.Stage("decode")
 		part := ev.part("decode", ev.Reference, ev.Candidate)
 		if err := collectDecode(ctx, in, part); err != nil {
 			return fmt.Errorf("decode: %w", err)
 		}
-		ev.Parts = append(ev.Parts, part)
+		if ev.Parts = append(ev.Parts, part); in.Sequential && part.failed() {
+			return nil
+		}
 	}
 	if in.Reverse.Prompts > 0 {
 		in.Journal.Stage("reverse")
@@ -244,7 +273,9 @@ func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 		if err != nil {
 			return fmt.Errorf("reverse: %w", err)
 		}
-		ev.Reverse = rev
+		if ev.Reverse = rev; in.Sequential && ev.reverseFailed() {
+			return nil
+		}
 	}
 	if in.Load.Prompts > 0 {
 		in.Journal.Stage("load")
@@ -255,6 +286,11 @@ func collectAll(ctx context.Context, in Input, ev *Evidence) error {
 		ev.Parts = append(ev.Parts, parts...)
 	}
 	return nil
+}
+
+// failed says that the bets on what was collected, or on one stratum of it, fail it.
+func (ev *Evidence) failed() bool {
+	return decide(ev).Verdict == gate.Fail || ev.Strata && strataCheck(strata(ev)).Verdict == gate.Fail
 }
 
 func collectContract(ctx context.Context, in Input) (*Contract, error) {
@@ -331,12 +367,27 @@ func collect(ctx context.Context, in Input, ev *Evidence) error {
 			}
 		}
 		in.Progress.Report(ev.progress(in.stage("prefill"), len(in.Prompts)))
-		if in.Sequential && len(ev.Prompts) < len(in.Prompts) && decide(ev).Verdict != gate.Inconclusive {
+		if in.Sequential && len(ev.Prompts) < len(in.Prompts) && enough(ev) {
 			ev.Asked, ev.Digest = len(ev.Prompts), promptsDigest(ev.tokens())
 			break
 		}
 	}
 	return nil
+}
+
+// localise is how many prompts a failed run goes on to: the verdict needs
+// fewer, the signature that names the cause is noise with fewer.
+const localise = 64
+
+// enough says that a sequential run may stop.
+func enough(ev *Evidence) bool {
+	switch decide(ev).Verdict {
+	case gate.Pass:
+		return true
+	case gate.Fail:
+		return len(ev.Prompts) >= localise
+	}
+	return false
 }
 
 // score checks what a Scorer says, whatever it is; prompts are numbered from first.

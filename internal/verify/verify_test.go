@@ -47,7 +47,7 @@ func TestHonestPassesAndFaultsFail(t *testing.T) {
 		{"wrong positions", toy{noise: 0.005, seed: 2, late: 0.02}, gate.Fail, "ratio", "positions"},
 		{"temperature 0.9", toy{noise: 0.01, seed: 2, scale: 1 / 0.9}, gate.Fail, "ratio", "logits are scaled"},
 		{"a norm zeroed", toy{noise: 3, seed: 2}, gate.Fail, "top-1", "wrong weights as a whole"},
-		{"a token banned", toy{noise: 0.01, seed: 2, biased: 9}, gate.Fail, "delta-nll", ""},
+		{"a token banned", toy{noise: 0.01, seed: 2, biased: 9}, gate.Fail, "surprise", ""},
 		{"4-bit noise", toy{noise: 0.15, seed: 2}, gate.Fail, "kl", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

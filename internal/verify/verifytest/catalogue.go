@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 
+	"tarbert/internal/reference"
 	"tarbert/internal/tensor"
 )
 
@@ -13,12 +14,20 @@ import (
 type Fault struct {
 	Number int
 	Name   string
-	// Weights and Config edit a copy of the model's files; Engine sets hooks;
-	// Busy sets hooks that act under load, or on one of several replicas.
+	// Weights and Config edit a copy of the model's files, Stale takes an older
+	// checkpoint's; Engine sets hooks; Busy sets hooks that act under load, and
+	// Replica edits the files of one of several replicas.
 	Weights func(Weights) error
 	Config  func(map[string]any)
+	Stale   bool
 	Engine  func(*Engine)
 	Busy    func(*Engine)
+	Replica func(Weights) error
+	// Text and Template rewrite what a tokenizer and a template make of a
+	// conversation, which token-id prompts never meet.
+	Text func(string) string
+	// StandIn, if set, says what the planted change imitates.
+	StandIn string
 	// Cause is part of the cause that should be named.
 	Cause string
 	// Unseen, if set, is why the fault need not be found.
@@ -38,6 +47,7 @@ const (
 	sampler    = "the sampler"
 	loadOnly   = "under load only"
 	lengths    = "certain lengths"
+	endpoint   = "the endpoint"
 )
 
 const (
@@ -45,12 +55,19 @@ const (
 	layer2 = "model.layers.2."
 )
 
-// Catalogue is every fault that can be planted in a model with latent
-// attention, shared and routed experts and at least three layers, the first
-// of them dense.
-func Catalogue() []Fault {
+// Catalogue is every fault that can be planted in a model: a deepseek_v3 with
+// at least three layers, the first of them dense, or a qwen3.
+func Catalogue(c *reference.Config) []Fault {
 	out := weightFaults()
-	out = append(out, structureFaults()...)
+	if c.NumExperts > 0 {
+		out = append(out, expertFaults()...)
+	} else {
+		out = append(out, denseFaults(c)...)
+	}
+	out = append(out, structureFaults(c)...)
+	if c.ModelType == reference.DeepseekV3 {
+		out = append(out, latentFaults(c)...)
+	}
 	out = append(out, configFaults()...)
 	return append(out, engineFaults()...)
 }
@@ -154,22 +171,6 @@ func weightFaults() []Fault {
 				}
 			})
 		}, layer1, "o_proj")},
-		{Number: 3, Name: "an expert's down_proj is zero", Cause: few, Weights: first(zero, layer1, "experts.0.down_proj")},
-		{Number: 3, Name: "an expert's down_proj is random", Cause: few, Weights: first(random, layer1, "experts.3.down_proj")},
-		{Number: 3, Name: "an expert's down_proj is doubled", Cause: few, Weights: first(scaleBy(2), layer2, "experts.5.down_proj")},
-		{Number: 3, Name: "an expert's up_proj times 1.25", Cause: few, Weights: first(scaleBy(1.25), layer2, "experts.2.up_proj")},
-		{Number: 4, Name: "two experts swapped", Cause: few, Weights: func(w Weights) error {
-			return w.Swap(layer1+"mlp.experts.0.", layer1+"mlp.experts.1.")
-		}},
-		{Number: 5, Name: "experts rotated by one", Cause: allTokens, Weights: func(w Weights) error {
-			for _, pair := range [][2]string{{"0", "1"}, {"1", "2"}, {"2", "3"}, {"3", "4"}, {"4", "5"}, {"5", "6"}, {"6", "7"}} {
-				if err := w.Swap(layer1+"mlp.experts."+pair[0]+".", layer1+"mlp.experts."+pair[1]+"."); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		{Number: 6, Name: "shared expert missing in one layer", Cause: allTokens, Weights: first(zero, layer1, "shared_experts.down_proj")},
 		{Number: 9, Name: "one layer's weight scales times 1.1", Cause: allTokens, Weights: every(scaleBy(1.1), layer1, "_proj")},
 		{Number: 9, Name: "row scales inverted", Cause: everywhere, Weights: first(func(t *Tensor) {
 			for i := range t.Rows() {
@@ -194,6 +195,17 @@ func weightFaults() []Fault {
 			copy(t.Row('7'), t.Row('A'))
 			return nil
 		}},
+		{Number: 17, Name: "output head tied to the embeddings", Cause: everywhere, Weights: func(w Weights) error {
+			copy(w["lm_head.weight"].Data, w["model.embed_tokens.weight"].Data)
+			return nil
+		}},
+		{Number: 17, Name: "padding rows of the vocabulary leak", Cause: allTokens, Weights: func(w Weights) error {
+			t := w["lm_head.weight"]
+			for i := 258; i < t.Rows(); i++ { // after the bytes, end of text and padding
+				copy(t.Row(i), t.Row(' '))
+			}
+			return nil
+		}},
 		{Number: 17, Name: "stale output head (2 % noise)", Cause: noise, Weights: every(func(t *Tensor) {
 			r := rand.New(rand.NewPCG(9, 9))
 			for i := range t.Data {
@@ -206,12 +218,6 @@ func weightFaults() []Fault {
 					t.Data[i] = tensor.FromF16(tensor.ToF16(v))
 				}
 			}, "_proj")},
-		{Number: 19, Name: "router weights in bf16", Unseen: "the bf16 floor rounds them too: inside it by construction",
-			Weights: every(func(t *Tensor) {
-				for i, v := range t.Data {
-					t.Data[i] = tensor.FromBF16(tensor.ToBF16(v))
-				}
-			}, "mlp.gate.weight")},
 		{Number: 21, Name: "4-bit weights in groups of 32", Cause: allTokens, Weights: every(func(t *Tensor) {
 			for i := range t.Rows() {
 				for at := 0; at < t.Cols(); at += 32 {
@@ -239,5 +245,47 @@ func weightFaults() []Fault {
 				t.Data[i] = tensor.FromF16(tensor.ToBF16(v))
 			}
 		}, layer1, "o_proj")},
+	}
+}
+
+// expertFaults are of routed experts and their router.
+func expertFaults() []Fault {
+	return []Fault{
+		{Number: 3, Name: "an expert's down_proj is zero", Cause: few, Weights: first(zero, layer1, "experts.0.down_proj")},
+		{Number: 3, Name: "an expert's down_proj is random", Cause: few, Weights: first(random, layer1, "experts.3.down_proj")},
+		{Number: 3, Name: "an expert's down_proj is doubled", Cause: few, Weights: first(scaleBy(2), layer2, "experts.5.down_proj")},
+		{Number: 3, Name: "an expert's up_proj times 1.25", Cause: few, Weights: first(scaleBy(1.25), layer2, "experts.2.up_proj")},
+		{Number: 4, Name: "two experts swapped", Cause: few, Weights: func(w Weights) error {
+			return w.Swap(layer1+"mlp.experts.0.", layer1+"mlp.experts.1.")
+		}},
+		{Number: 5, Name: "experts rotated by one", Cause: allTokens, Weights: func(w Weights) error {
+			for _, pair := range [][2]string{{"0", "1"}, {"1", "2"}, {"2", "3"}, {"3", "4"}, {"4", "5"}, {"5", "6"}, {"6", "7"}} {
+				if err := w.Swap(layer1+"mlp.experts."+pair[0]+".", layer1+"mlp.experts."+pair[1]+"."); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{Number: 6, Name: "shared expert missing in one layer", Cause: allTokens, Weights: first(zero, layer1, "shared_experts.down_proj")},
+		{Number: 19, Name: "router weights in bf16", Unseen: "the bf16 floor rounds them too: inside it by construction",
+			Weights: every(func(t *Tensor) {
+				for i, v := range t.Data {
+					t.Data[i] = tensor.FromBF16(tensor.ToBF16(v))
+				}
+			}, "mlp.gate.weight")},
+		{Number: 7, Name: "e_score_correction_bias missing", Cause: few, Weights: every(zero, "e_score_correction_bias")},
+		{Number: 7, Name: "routing weights not normalised", Cause: allTokens, Config: set("norm_topk_prob", false)},
+		{Number: 7, Name: "routed_scaling_factor 1.25", Cause: allTokens, Config: set("routed_scaling_factor", 1.25)},
+		{Number: 7, Name: "one expert a token instead of two", Cause: allTokens, Config: set("num_experts_per_tok", 1)},
+		{Number: 7, Name: "expert groups on", Cause: few, Config: func(c map[string]any) { c["n_group"], c["topk_group"] = 4, 2 }},
+		{Number: 8, Name: "router weights off by 2^-8", Unseen: "only near ties go to another expert: below the floor", Weights: every(func(t *Tensor) {
+			r := rand.New(rand.NewPCG(5, 5))
+			for i := range t.Data {
+				t.Data[i] *= float32(1 + r.NormFloat64()/256)
+			}
+		}, "mlp.gate.weight")},
+		{Number: 11, Name: "gate and up swapped in one expert", Cause: few, Weights: func(w Weights) error {
+			return w.Swap(layer1+"mlp.experts.4.gate_proj.", layer1+"mlp.experts.4.up_proj.")
+		}},
 	}
 }

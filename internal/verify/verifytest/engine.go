@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"tarbert/internal/engine"
 	"tarbert/internal/reference"
@@ -19,8 +20,15 @@ type Engine struct {
 	// Prompt rewrites what reaches the model. The positions of the prompt's own
 	// tokens are counted from the end of what it returns.
 	Prompt func(tokens []int) []int
-	// Window keeps only so many tokens before each position; 0 = all.
-	Window int
+	// Window keeps only so many tokens before each position; 0 = all. With Above,
+	// it acts only on prefixes longer than that.
+	Window, Above int
+	// Chunk makes every so many tokens forget those before them; 0 = none do.
+	Chunk int
+	// Cache changes what generation finds in its KV cache.
+	Cache func(key, value []float32)
+	// Strip changes a finished continuation's tokens.
+	Strip func(tokens []int) []int
 	// Logits changes what the model said after prefix (of a prompt of n tokens).
 	Logits func(prefix []int, n int, logits []float32)
 	// Decode does the same in generation only, from the second written token on.
@@ -49,8 +57,11 @@ func (e *Engine) Score(ctx context.Context, prompts [][]int, k int) ([][]engine.
 
 // rows gives the logits after each of p's tokens but the last.
 func (e *Engine) rows(ctx context.Context, p []int) ([][]float32, error) {
-	if e.Window > 0 {
+	if e.Window > 0 && len(p)-1 > max(e.Window, e.Above) {
 		return e.windowed(ctx, p)
+	}
+	if e.Chunk > 0 && len(p) > e.Chunk {
+		return e.chunked(ctx, p)
 	}
 	fed, shift := p, 0
 	if e.Prompt != nil {
@@ -69,13 +80,44 @@ func (e *Engine) rows(ctx context.Context, p []int) ([][]float32, error) {
 }
 
 func (e *Engine) windowed(ctx context.Context, p []int) ([][]float32, error) {
-	var rows [][]float32
-	for t := 1; t < len(p); t++ {
-		got, err := e.Model.Forward(ctx, []reference.Input{{Seq: e.Model.NewSequence(), Tokens: p[max(0, t-e.Window):t]}})
+	first := max(e.Window, e.Above) // the last prefix that is whole
+	got, err := e.Model.Forward(ctx, []reference.Input{{Seq: e.Model.NewSequence(), Tokens: p[:first], All: true}})
+	if err != nil {
+		return nil, err
+	}
+	rows := make([][]float32, 0, len(p)-1)
+	for _, row := range got[0] {
+		rows = append(rows, slices.Clone(row))
+	}
+	for at := first + 1; at < len(p); at += windows {
+		var in []reference.Input
+		for t := at; t < min(at+windows, len(p)); t++ {
+			in = append(in, reference.Input{Seq: e.Model.NewSequence(), Tokens: p[t-e.Window : t]})
+		}
+		got, err := e.Model.Forward(ctx, in)
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, got[0][0])
+		for _, g := range got {
+			rows = append(rows, slices.Clone(g[0]))
+		}
+	}
+	return rows, nil
+}
+
+// windows go through the model at once.
+const windows = 16
+
+func (e *Engine) chunked(ctx context.Context, p []int) ([][]float32, error) {
+	var rows [][]float32
+	for at := 0; at < len(p)-1; at += e.Chunk {
+		got, err := e.Model.Forward(ctx, []reference.Input{{Seq: e.Model.NewSequence(), Tokens: p[at:min(at+e.Chunk, len(p)-1)], All: true}})
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range got[0] {
+			rows = append(rows, slices.Clone(row))
+		}
 	}
 	return rows, nil
 }
@@ -116,6 +158,9 @@ func (e *Engine) Complete(ctx context.Context, r engine.CompletionRequest) ([]en
 	if err != nil {
 		return nil, err
 	}
+	if e.Strip != nil {
+		tokens = e.Strip(tokens)
+	}
 	c := engine.Completion{FinishReason: "length", TokenIDs: tokens}
 	if ended {
 		c.FinishReason = "stop"
@@ -138,6 +183,9 @@ func (e *Engine) write(ctx context.Context, prompt []int, most int, temperature 
 		got, err := e.Model.Forward(ctx, []reference.Input{{Seq: seq, Tokens: fed}})
 		if err != nil {
 			return nil, nil, false, fmt.Errorf("after %d tokens: %w", len(text), err)
+		}
+		if e.Cache != nil {
+			seq.Rewrite(seq.Len()-len(fed), e.Cache)
 		}
 		logits := append([]float32{}, got[0][0]...)
 		if e.Logits != nil {

@@ -25,7 +25,7 @@ func TestExplainNamesThePlantedCause(t *testing.T) {
 		{"two experts swapped", "", []string{"model.layers.1.mlp.experts.0.", "model.layers.1.mlp.experts.1."}, 6},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
-			faults := verifytest.Catalogue()
+			faults := verifytest.Catalogue(b.config)
 			f := faults[slices.IndexFunc(faults, func(f verifytest.Fault) bool { return f.Name == c.fault })]
 			dir := t.TempDir()
 			if err := verifytest.Copy(trained, dir, f.Weights, f.Config); err != nil {

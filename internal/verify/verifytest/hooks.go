@@ -4,6 +4,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync"
+
+	"tarbert/internal/reference"
+	"tarbert/internal/tensor"
 )
 
 // front puts tokens before the prompt.
@@ -29,9 +34,27 @@ func sample(f func(prefix []int, temperature float64, logits []float32)) func(*E
 func engineFaults() []Fault {
 	out := []Fault{
 		{Number: 15, Name: "sliding window of 12", Cause: positions, Engine: func(e *Engine) { e.Window = 12 }},
-		{Number: 20, Name: "KV cache in eight bits (noise in decode)", Cause: decodeOnly, Engine: decode(func(p []int, x []float32) { Noise(p, x, 0.15, 1) })},
-		{Number: 24, Name: "BOS put before", Cause: start, Engine: front(256)},
+		{Number: 20, Name: "KV cache in int8, a scale per head and token", Cause: decodeOnly, Engine: func(e *Engine) { e.Cache = cacheInt8 }},
+		{Number: 20, Name: "KV cache in fp8 without scales", Cause: decodeOnly, Engine: func(e *Engine) { e.Cache = cacheFP8 }},
+		{Number: 20, Name: "KV cache in int4", Cause: decodeOnly, Engine: func(e *Engine) { e.Cache = cacheInt4 }},
+		{Number: 24, Name: "BOS put before", Cause: start, Engine: front(EndOfText)},
 		{Number: 25, Name: "newline put before", Cause: start, Engine: front('\n')},
+		{Number: 26, Name: "tokenizer's legacy flag puts a space before messages", Cause: endpoint, Text: func(s string) string { return strings.ReplaceAll(s, "<user>", "<user> ") }},
+		{Number: 26, Name: "tokenizer normalises line ends", Cause: endpoint, Text: func(s string) string { return strings.ReplaceAll(s, "\r\n", "\n") }},
+		{Number: 25, Name: "template drops the empty system message", Cause: endpoint, Text: func(s string) string { return strings.ReplaceAll(s, "<system></system>", "") }},
+		{Number: 27, Name: "max_tokens defaults to 32", Cause: sampler, Engine: func(e *Engine) {
+			e.Strip = func(t []int) []int { return t[:min(len(t), 32)] }
+		}},
+		{Number: 37, Name: "tool parser strips tabs", Cause: sampler, Engine: func(e *Engine) {
+			e.Strip = func(t []int) []int {
+				out := slices.DeleteFunc(slices.Clone(t), func(id int) bool { return id == '\t' })
+				if len(out) == 0 {
+					return t[:1]
+				}
+				return out
+			}
+		}},
+		{Number: 38, Name: "image preprocessor", Unseen: "no model here sees images", Engine: func(*Engine) {}},
 		{Number: 27, Name: "wrong end-of-text token", Cause: sampler, Engine: func(e *Engine) { e.EOS = -1 }},
 		{Number: 28, Name: "temperature ignored by the sampler", Cause: sampler, Engine: sample(func(_ []int, t float64, x []float32) {
 			if t > 0 {
@@ -55,20 +78,27 @@ func engineFaults() []Fault {
 				return token
 			}
 		}},
-		{Number: 29, Name: "speculative decoding accepts drafts (flatter in decode)", Cause: decodeOnly, Engine: decode(func(_ []int, x []float32) { Scale(x, 0.9) })},
-		{Number: 34, Name: "stale input in decode: a row late", Cause: decodeOnly, Engine: func(e *Engine) {
-			var last []float32
-			e.Decode = func(_ []int, x []float32) {
-				now := slices.Clone(x)
-				if len(last) == len(x) {
+		{Number: 29, Name: "speculative decoding takes drafts above 0.3", Cause: sampler, Engine: sample(func(_ []int, _ float64, x []float32) {
+			if best := slices.Max(x); reference.LogProbs(x, slices.Index(x, best), 1).LogProb > math.Log(0.3) {
+				keep(x, 1) // the draft is its own likeliest token
+			}
+		})},
+		{Number: 29, Name: "speculative decoding reports the draft's flatter logits", StandIn: "logits in decode times 0.9", Cause: decodeOnly, Engine: decode(func(_ []int, x []float32) { Scale(x, 0.9) })},
+		{Number: 34, Name: "graph capture: logits a step late in decode", Cause: decodeOnly, Engine: func(e *Engine) {
+			var mu sync.Mutex
+			said := map[uint64][]float32{}
+			e.Decode = func(p []int, x []float32) {
+				mu.Lock()
+				defer mu.Unlock()
+				said[hash(p)] = slices.Clone(x)
+				if last := said[hash(p[:len(p)-1])]; last != nil {
 					copy(x, last)
 				}
-				last = now
 			}
 		}},
 		{Number: 35, Name: "logits soft-capped at 15", Cause: scaled, Engine: logits(func(_ []int, _ int, x []float32) { Softcap(x, 15) })},
-		{Number: 36, Name: "system prompt put before", Cause: start, Engine: front('B', 'e', ' ', 'n', 'i', 'c', 'e', '.')},
-		{Number: 40, Name: "logits saturate at 12", Cause: scaled, Engine: logits(func(_ []int, _ int, x []float32) {
+		{Number: 36, Name: "system prompt put before", Cause: start, Engine: front(bytesOf("Be nice.")...)},
+		{Number: 40, Name: "logits saturate at 12", StandIn: "activations that saturate", Cause: scaled, Engine: logits(func(_ []int, _ int, x []float32) {
 			for i := range x {
 				x[i] = max(-12, min(12, x[i]))
 			}
@@ -85,23 +115,60 @@ func trafficFaults() []Fault {
 				Noise(p, x, 0.3, 2)
 			}
 		})},
+		{Number: 30, Name: "chunks of 64 forget those before", Cause: positions, Engine: func(e *Engine) { e.Chunk = 64 }},
+		{Number: 30, Name: "prefix cache: one text in eight hits another's first block", Cause: start, Engine: func(e *Engine) {
+			e.Prompt = func(p []int) []int {
+				if hash(p[:min(len(p), 8)])%8 != 0 || len(p) <= 16 {
+					return p
+				}
+				return append(bytesOf("// Reset clears\n"), p[16:]...)
+			}
+		}},
 		{Number: 31, Name: "context cut to the last 24 tokens", Cause: positions, Engine: func(e *Engine) { e.Window = 24 }},
-		{Number: 32, Name: "experts drop tokens in large batches", Cause: loadOnly, Busy: logits(func(p []int, _ int, x []float32) {
-			if len(p)%7 == 0 {
-				Noise(p, x, 1.5, 3)
-			}
-		})},
-		{Number: 33, Name: "one of the replicas is bad", Cause: loadOnly, Busy: logits(func(p []int, _ int, x []float32) { Noise(p, x, 0.2, 4) })},
+		{Number: 31, Name: "prompts over 96 tokens cut to the last 64", Cause: positions, Engine: func(e *Engine) { e.Window, e.Above = 64, 96 }},
+		{Number: 32, Name: "experts drop tokens in large batches", StandIn: "noise of 0.5 on the logits of every seventh position", Cause: loadOnly,
+			Busy: logits(func(p []int, _ int, x []float32) {
+				if len(p)%7 == 0 {
+					Noise(p, x, 0.5, 3)
+				}
+			})},
+		{Number: 33, Name: "one bit flipped in a replica's weights", Cause: loadOnly, Replica: first(func(t *Tensor) {
+			i := 5*t.Cols() + 7
+			t.Data[i] = math.Float32frombits(math.Float32bits(t.Data[i]) ^ 1<<25) // an exponent's bit
+		}, layer1, "o_proj")},
 		{Number: 28, Name: ".4 % of positions garbled", Cause: few, Engine: logits(func(p []int, _ int, x []float32) {
-			h := uint64(len(p))
-			for _, t := range p {
-				h = (h ^ uint64(t)) * 0x100000001b3
-			}
-			if h%256 == 7 {
+			if hash(p)%256 == 7 {
 				Noise(p, x, 8, 5)
 			}
 		})},
 	}
+}
+
+// cacheInt8, cacheInt4 and cacheFP8 are caches in fewer bits, as engines have them.
+func cacheInt8(key, value []float32) { quantise(key, 127); quantise(value, 127) }
+func cacheInt4(key, value []float32) { quantise(key, 7); quantise(value, 7) }
+func cacheFP8(key, value []float32) {
+	for _, x := range [][]float32{key, value} {
+		for i, v := range x {
+			x[i] = tensor.FromF8E4M3(tensor.ToF8E4M3(v))
+		}
+	}
+}
+
+func bytesOf(s string) []int {
+	out := make([]int, len(s))
+	for i := range out {
+		out[i] = int(s[i])
+	}
+	return out
+}
+
+func hash(p []int) uint64 {
+	h := uint64(len(p))
+	for _, t := range p {
+		h = (h ^ uint64(t)) * 0x100000001b3
+	}
+	return h ^ h>>29
 }
 
 // keep leaves the k largest logits.
