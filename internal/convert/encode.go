@@ -154,18 +154,20 @@ func (d int8Dialect) encode(v *values) error {
 			return err
 		}
 		codes := v.buf.out[r*v.cols : (r+1)*v.cols]
-		scale, loss, err := d.row(v, r, codes, v.rounding)
+		scale, err := d.row(v, r, codes, v.rounding)
 		if err != nil {
 			return err
 		}
-		v.loss.Add(loss)
+		if err := d.measure(v, r, codes, scale); err != nil {
+			return err
+		}
 		if err := tensor.Narrow(scales[r*width:(r+1)*width], []float32{scale}, kind); err != nil {
 			return err
 		}
-		if _, loss, err = d.row(v, r, v.buf.codes, second); err != nil {
+		if scale, err = d.row(v, r, v.buf.codes, second); err != nil {
 			return err
 		}
-		v.loss.Other += loss.Noise
+		v.loss.Other += kernel.Int8Noise(v.buf.row, v.buf.codes, scale)
 	}
 	if err := v.write(0, v.first*v.cols, v.buf.out); err != nil {
 		return err
@@ -183,8 +185,8 @@ func (d int8Dialect) encode(v *values) error {
 
 // row quantises v.buf.row, whose BF16 bytes are in v.buf.narrow where the weight's
 // numbers are bfloat16's. The compatible rounding takes other numbers rounded to
-// bfloat16; its loss counts from the row as stored.
-func (d int8Dialect) row(v *values, r int64, codes []byte, rounding Rounding) (float32, kernel.Loss, error) {
+// bfloat16.
+func (d int8Dialect) row(v *values, r int64, codes []byte, rounding Rounding) (float32, error) {
 	x := v.buf.row
 	narrow, wide := rounding == Compatible, !v.weight.narrow()
 	from16 := narrow || !wide
@@ -199,7 +201,7 @@ func (d int8Dialect) row(v *values, r int64, codes []byte, rounding Rounding) (f
 		largest = kernel.MaxAbs(x)
 	}
 	if !(largest <= math.MaxFloat32) {
-		return 0, kernel.Loss{}, v.tooLarge(r, x)
+		return 0, v.tooLarge(r, x)
 	}
 	scale := d.scale(largest, rounding)
 	if from16 {
@@ -207,15 +209,23 @@ func (d int8Dialect) row(v *values, r int64, codes []byte, rounding Rounding) (f
 	} else {
 		kernel.Int8(codes, x, scale, narrow)
 	}
+	return scale, nil
+}
+
+// measure holds the codes that are written against v.buf.row, as stored.
+func (d int8Dialect) measure(v *values, r int64, codes []byte, scale float32) error {
+	x := v.buf.row
+	narrow, wide := v.rounding == Compatible, !v.weight.narrow()
 	loss := kernel.Int8Loss(x, codes, scale, narrow, wide)
 	if loss.Bad {
 		for i := range codes {
 			if kernel.Int8Loss(x[i:i+1], codes[i:i+1], scale, narrow, wide).Bad {
-				return 0, loss, violation("bound", v.weight.stored.Name, "row %d, column %d: %v is not within half a step of scale %v", v.first+r, i, x[i], scale)
+				return violation("bound", v.weight.stored.Name, "row %d, column %d: %v is not within half a step of scale %v", v.first+r, i, x[i], scale)
 			}
 		}
 	}
-	return scale, loss, nil
+	v.loss.Add(loss)
+	return nil
 }
 
 // tooLarge names the number of a row that bfloat16 does not hold.

@@ -52,9 +52,15 @@ func quantiseRow(dialect int8Dialect, codes []byte, x []float32, d tensor.DType,
 	if exact {
 		r = Exact
 	}
-	v := &values{weight: &weight{stored: &tensor.Info{Name: "w", DType: d}}, rows: 1, cols: int64(len(x)), buf: &buffer{row: x, narrow: make([]byte, 2*len(x))}}
+	loss := &deviation{}
+	v := &values{weight: &weight{stored: &tensor.Info{Name: "w", DType: d}}, rows: 1, cols: int64(len(x)), rounding: r, loss: loss,
+		buf: &buffer{row: x, narrow: make([]byte, 2*len(x))}}
 	kernel.Round(v.buf.narrow, x)
-	return dialect.row(v, 0, codes, r)
+	scale, err := dialect.row(v, 0, codes, r)
+	if err == nil {
+		err = dialect.measure(v, 0, codes, scale)
+	}
+	return scale, loss.Loss, err
 }
 
 // TestRowsKeepTheirBound holds the arithmetic against a second one that rounds

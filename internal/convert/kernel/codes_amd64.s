@@ -376,6 +376,47 @@ maxAbs16AVX512LoopDone:
 DATA maxAbs16AVX512MaskAVX512<>+0(SB)/4, $0x7fff7fff
 GLOBL maxAbs16AVX512MaskAVX512<>(SB), RODATA|NOPTR, $4
 
+// func int8ShortAVX512(dst *byte, x *byte, n int, inverse float32)
+// Requires: AVX, AVX512F
+TEXT ·int8ShortAVX512(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS inverse+24(FP), Z0
+	VPBROADCASTD int8ShortAVX512OneAVX512<>+0(SB), Z1
+	VPBROADCASTD int8ShortAVX512HalfAVX512<>+0(SB), Z2
+	VPBROADCASTD int8ShortAVX512UpperAVX512<>+0(SB), Z3
+	XORQ         BX, BX
+
+int8ShortAVX512Loop:
+	CMPQ      BX, DX
+	JGE       int8ShortAVX512LoopDone
+	VPMOVZXWD (CX)(BX*2), Z4
+	VPSLLD    $0x10, Z4, Z4
+	VMULPS    Z0, Z4, Z4
+	VPSRLD    $0x10, Z4, Z5
+	VPANDD    Z1, Z5, Z5
+	VPADDD    Z2, Z4, Z4
+	VPADDD    Z5, Z4, Z4
+	VPANDD    Z3, Z4, Z4
+	VCVTPS2DQ Z4, Z4
+	VPMOVSDB  Z4, (AX)(BX*1)
+	ADDQ      $+16, BX
+	JMP       int8ShortAVX512Loop
+
+int8ShortAVX512LoopDone:
+	VZEROUPPER
+	RET
+
+DATA int8ShortAVX512OneAVX512<>+0(SB)/4, $0x00000001
+GLOBL int8ShortAVX512OneAVX512<>(SB), RODATA|NOPTR, $4
+
+DATA int8ShortAVX512HalfAVX512<>+0(SB)/4, $0x00007fff
+GLOBL int8ShortAVX512HalfAVX512<>(SB), RODATA|NOPTR, $4
+
+DATA int8ShortAVX512UpperAVX512<>+0(SB)/4, $0xffff0000
+GLOBL int8ShortAVX512UpperAVX512<>(SB), RODATA|NOPTR, $4
+
 // func int8ExactF32AVX512(dst *byte, x *float32, n int, scale float32, inverse float32)
 // Requires: AVX, AVX512F
 TEXT ·int8ExactF32AVX512(SB), NOSPLIT, $0-32
@@ -661,6 +702,50 @@ maxAbs16AVX2LoopDone:
 
 DATA maxAbs16AVX2MaskAVX2<>+0(SB)/4, $0x7fff7fff
 GLOBL maxAbs16AVX2MaskAVX2<>(SB), RODATA|NOPTR, $4
+
+// func int8ShortAVX2(dst *byte, x *byte, n int, inverse float32)
+// Requires: AVX, AVX2
+TEXT ·int8ShortAVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS inverse+24(FP), Y0
+	VPBROADCASTD int8ShortAVX2OneAVX2<>+0(SB), Y1
+	VPBROADCASTD int8ShortAVX2HalfAVX2<>+0(SB), Y2
+	VPBROADCASTD int8ShortAVX2UpperAVX2<>+0(SB), Y3
+	XORQ         BX, BX
+
+int8ShortAVX2Loop:
+	CMPQ         BX, DX
+	JGE          int8ShortAVX2LoopDone
+	VPMOVZXWD    (CX)(BX*2), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMULPS       Y0, Y4, Y4
+	VPSRLD       $0x10, Y4, Y5
+	VPAND        Y1, Y5, Y5
+	VPADDD       Y2, Y4, Y4
+	VPADDD       Y5, Y4, Y4
+	VPAND        Y3, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X5
+	VPACKSSDW    X5, X4, X5
+	VPACKSSWB    X5, X5, X5
+	VMOVQ        X5, (AX)(BX*1)
+	ADDQ         $+8, BX
+	JMP          int8ShortAVX2Loop
+
+int8ShortAVX2LoopDone:
+	VZEROUPPER
+	RET
+
+DATA int8ShortAVX2OneAVX2<>+0(SB)/4, $0x00000001
+GLOBL int8ShortAVX2OneAVX2<>(SB), RODATA|NOPTR, $4
+
+DATA int8ShortAVX2HalfAVX2<>+0(SB)/4, $0x00007fff
+GLOBL int8ShortAVX2HalfAVX2<>(SB), RODATA|NOPTR, $4
+
+DATA int8ShortAVX2UpperAVX2<>+0(SB)/4, $0xffff0000
+GLOBL int8ShortAVX2UpperAVX2<>(SB), RODATA|NOPTR, $4
 
 // func int8ExactF32AVX2(dst *byte, x *float32, n int, scale float32, inverse float32)
 // Requires: AVX, AVX2, FMA3

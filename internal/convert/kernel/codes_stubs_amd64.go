@@ -47,6 +47,11 @@ func maxAbsAVX512(x *float32, n int) uint32
 //go:noescape
 func maxAbs16AVX512(src *byte, n int) uint32
 
+// int8ShortAVX512 writes the codes of n values, a multiple of 16.
+//
+//go:noescape
+func int8ShortAVX512(dst *byte, x *byte, n int, inverse float32)
+
 // int8ExactF32AVX512 writes the codes of n values, a multiple of 16.
 //
 //go:noescape
@@ -86,6 +91,11 @@ func maxAbsAVX2(x *float32, n int) uint32
 //
 //go:noescape
 func maxAbs16AVX2(src *byte, n int) uint32
+
+// int8ShortAVX2 writes the codes of n values, a multiple of 16.
+//
+//go:noescape
+func int8ShortAVX2(dst *byte, x *byte, n int, inverse float32)
 
 // int8ExactF32AVX2 writes the codes of n values, a multiple of 16.
 //

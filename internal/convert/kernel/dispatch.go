@@ -15,6 +15,7 @@ type ops struct {
 	int8s     func(dst []byte, x []float32, scale float32, narrow bool)
 	int8s16   func(dst, src []byte, scale float32, narrow bool)
 	e4m3      func(dst []byte, x []float32, scale float32)
+	noise     func(x []float32, codes []byte, inverse float32) [lanes]float32
 	roundLoss func(x []float32, rounded []byte, s *partial)
 	int8Loss  func(x []float32, codes []byte, b *int8Bound, s *partial)
 	e4m3Loss  func(x []float32, codes []byte, b *e4m3Bound, s *partial)
@@ -22,7 +23,7 @@ type ops struct {
 
 func goOps() *ops {
 	return &ops{name: "go", fp8: fp8Go, fp4: fp4Go, expand: expandGo, finite: finiteGo, widen: widenGo, round: roundGo, maxAbs: maxAbsGo,
-		maxAbs16: maxAbs16Go, int8s: int8Go, int8s16: int8Go16, e4m3: e4m3Go, roundLoss: roundLossGo, int8Loss: int8LossGo, e4m3Loss: e4m3LossGo}
+		maxAbs16: maxAbs16Go, int8s: int8Go, int8s16: int8Go16, e4m3: e4m3Go, noise: int8NoiseGo, roundLoss: roundLossGo, int8Loss: int8LossGo, e4m3Loss: e4m3LossGo}
 }
 
 // fastest is what this processor runs best. It is set once.

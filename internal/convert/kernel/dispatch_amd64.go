@@ -59,9 +59,12 @@ func avx2Ops() *ops {
 	}
 	o.int8s16 = func(dst, src []byte, scale float32, narrow bool) {
 		if n := len(dst) &^ 15; n > 0 && invertible(scale) {
-			if narrow {
+			switch {
+			case narrow && short(scale):
+				int8ShortAVX2(&dst[0], &src[0], n, 1/scale)
+			case narrow:
 				int8NarrowBF16AVX2(&dst[0], &src[0], n, scale, 1/scale)
-			} else {
+			default:
 				int8ExactBF16AVX2(&dst[0], &src[0], n, scale, 1/scale)
 			}
 			dst, src = dst[n:], src[2*n:]
@@ -82,6 +85,12 @@ func avx2Losses(o *ops) {
 		if len(x) > 0 {
 			int8LossAVX2(&x[0], &codes[0], len(x), &b.scale, &s.signal[0])
 		}
+	}
+	o.noise = func(x []float32, codes []byte, inverse float32) (l [lanes]float32) {
+		if len(x) > 0 {
+			int8NoiseAVX2(&x[0], &codes[0], len(x), inverse, &l[0])
+		}
+		return l
 	}
 	o.e4m3Loss = func(x []float32, codes []byte, b *e4m3Bound, s *partial) {
 		if len(x) > 0 {
@@ -178,9 +187,12 @@ func avx512Encoders(o *ops) {
 	}
 	o.int8s16 = func(dst, src []byte, scale float32, narrow bool) {
 		if n := len(dst) &^ 15; n > 0 && invertible(scale) {
-			if narrow {
+			switch {
+			case narrow && short(scale):
+				int8ShortAVX512(&dst[0], &src[0], n, 1/scale)
+			case narrow:
 				int8NarrowBF16AVX512(&dst[0], &src[0], n, scale, 1/scale)
-			} else {
+			default:
 				int8ExactBF16AVX512(&dst[0], &src[0], n, scale, 1/scale)
 			}
 			dst, src = dst[n:], src[2*n:]
@@ -206,6 +218,12 @@ func avx512Losses(o *ops) {
 		if len(x) > 0 {
 			int8LossAVX512(&x[0], &codes[0], len(x), &b.scale, &s.signal[0])
 		}
+	}
+	o.noise = func(x []float32, codes []byte, inverse float32) (l [lanes]float32) {
+		if len(x) > 0 {
+			int8NoiseAVX512(&x[0], &codes[0], len(x), inverse, &l[0])
+		}
+		return l
 	}
 	o.e4m3Loss = func(x []float32, codes []byte, b *e4m3Bound, s *partial) {
 		if len(x) > 0 {

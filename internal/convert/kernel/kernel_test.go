@@ -340,6 +340,51 @@ func TestLossesEqualTheirTwins(t *testing.T) {
 	})
 }
 
+// TestNoiseEqualsItsTwin, to the bit, and Int8Loss's to five digits.
+func TestNoiseEqualsItsTwin(t *testing.T) {
+	each(t, func(t *testing.T, o *ops) {
+		rng := rand.New(rand.NewPCG(8, 8))
+		for _, n := range []int{0, 16, 1000, 4096, 20000} {
+			for _, scale := range []float32{0x1p-70, 0x1p-60, 1e-9, 0.0123, 1, 1e9} {
+				x, codes := make([]float32, n), make([]byte, n)
+				for i := range x {
+					x[i] = float32(rng.NormFloat64()) * 40 * scale
+				}
+				Int8(codes, x, scale, rng.IntN(2) == 0)
+				whole := n &^ (lanes - 1)
+				if a, b := int8NoiseGo(x[:whole], codes[:whole], 1/scale), o.noise(x[:whole], codes[:whole], 1/scale); a != b {
+					t.Fatalf("%d values, scale %v: %v, want %v", n, scale, b, a)
+				}
+				if got, want := Int8Noise(x, codes, scale), Int8Loss(x, codes, scale, false, false).Noise; math.Abs(got-want) > 2e-5*want {
+					t.Fatalf("%d values, scale %v: %v, want %v", n, scale, got, want)
+				}
+			}
+		}
+	})
+}
+
+// TestEveryShortDivision: all mantissas of values and scales of BF16, through the
+// product that stands for their division.
+func TestEveryShortDivision(t *testing.T) {
+	each(t, func(t *testing.T, o *ops) {
+		src := make([]byte, 2*128*9*2)
+		want, got := make([]byte, len(src)/2), make([]byte, len(src)/2)
+		for _, exponent := range []uint16{67, 68, 104, 127, 186, 187} {
+			for s := range uint16(128) {
+				scale := tensor.FromBF16(exponent<<7 | s)
+				for i := range len(src) / 2 { // quotients from 1/4 to 256, of both signs
+					u := (exponent-2+uint16(i/256))<<7 | uint16(i%128) | uint16(i/128%2)<<15
+					binary.LittleEndian.PutUint16(src[2*i:], u)
+				}
+				int8Go16(want, src, scale, true)
+				if o.int8s16(got, src, scale, true); !bytes.Equal(want, got) {
+					t.Fatalf("scale %v", scale)
+				}
+			}
+		}
+	})
+}
+
 // print makes a loss comparable where it has infinities and NaN.
 func print(l Loss) [5]uint64 {
 	bad := uint64(0)
@@ -451,6 +496,7 @@ func TestLengthsThatDisagree(t *testing.T) {
 		"Round":     func() { Round(make([]byte, 2), make([]float32, 2)) },
 		"RoundLoss": func() { RoundLoss(make([]float32, 2), make([]byte, 2)) },
 		"Int8":      func() { Int8(make([]byte, 2), make([]float32, 1), 1, true) },
+		"Int8Noise": func() { Int8Noise(make([]float32, 1), make([]byte, 2), 1) },
 		"Int8Loss":  func() { Int8Loss(make([]float32, 1), make([]byte, 2), 1, true, true) },
 		"E4M3":      func() { E4M3(make([]byte, 2), make([]float32, 1), 1) },
 		"E4M3Loss":  func() { E4M3Loss(make([]float32, 1), make([]byte, 2), 1) },

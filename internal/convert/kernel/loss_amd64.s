@@ -209,6 +209,34 @@ GLOBL int8LossAVX512EighthAVX512<>(SB), RODATA|NOPTR, $8
 DATA int8LossAVX512LeastAVX512<>+0(SB)/8, $0x3790000000000000
 GLOBL int8LossAVX512LeastAVX512<>(SB), RODATA|NOPTR, $8
 
+// func int8NoiseAVX512(x *float32, codes *byte, n int, inverse float32, lanes *float32)
+// Requires: AVX, AVX512F
+TEXT ·int8NoiseAVX512(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         codes+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         lanes+32(FP), BX
+	VBROADCASTSS inverse+24(FP), Z0
+	VPXORD       Z1, Z1, Z1
+	XORQ         SI, SI
+
+int8NoiseAVX512Loop:
+	CMPQ      SI, DX
+	JGE       int8NoiseAVX512LoopDone
+	VPMOVSXBD (CX)(SI*1), Z3
+	VCVTDQ2PS Z3, Z3
+	VMULPS    (AX)(SI*4), Z0, Z2
+	VSUBPS    Z3, Z2, Z2
+	VMULPS    Z2, Z2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      $+16, SI
+	JMP       int8NoiseAVX512Loop
+
+int8NoiseAVX512LoopDone:
+	VMOVUPS Z1, (BX)
+	VZEROUPPER
+	RET
+
 // func e4m3LossAVX512(x *float32, codes *byte, n int, b *float64, out *float64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F
 TEXT ·e4m3LossAVX512(SB), NOSPLIT, $0-40
@@ -736,6 +764,42 @@ GLOBL int8LossAVX2HighEighthAVX2<>(SB), RODATA|NOPTR, $8
 
 DATA int8LossAVX2HighLeastAVX2<>+0(SB)/8, $0x3790000000000000
 GLOBL int8LossAVX2HighLeastAVX2<>(SB), RODATA|NOPTR, $8
+
+// func int8NoiseAVX2(x *float32, codes *byte, n int, inverse float32, lanes *float32)
+// Requires: AVX, AVX2
+TEXT ·int8NoiseAVX2(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         codes+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         lanes+32(FP), BX
+	VBROADCASTSS inverse+24(FP), Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	XORQ         SI, SI
+
+int8NoiseAVX2Loop:
+	CMPQ      SI, DX
+	JGE       int8NoiseAVX2LoopDone
+	VPMOVSXBD (CX)(SI*1), Y4
+	VCVTDQ2PS Y4, Y4
+	VMULPS    (AX)(SI*4), Y0, Y3
+	VSUBPS    Y4, Y3, Y3
+	VMULPS    Y3, Y3, Y3
+	VADDPS    Y3, Y1, Y1
+	VPMOVSXBD 8(CX)(SI*1), Y4
+	VCVTDQ2PS Y4, Y4
+	VMULPS    32(AX)(SI*4), Y0, Y3
+	VSUBPS    Y4, Y3, Y3
+	VMULPS    Y3, Y3, Y3
+	VADDPS    Y3, Y2, Y2
+	ADDQ      $+16, SI
+	JMP       int8NoiseAVX2Loop
+
+int8NoiseAVX2LoopDone:
+	VMOVUPS Y1, (BX)
+	VMOVUPS Y2, 32(BX)
+	VZEROUPPER
+	RET
 
 // func e4m3LossAVX2(x *float32, codes *byte, n int, b *float64, out *float64)
 // Requires: AVX, AVX2

@@ -12,6 +12,11 @@ func roundLossAVX512(x *float32, rounded *byte, n int, out *float64)
 //go:noescape
 func int8LossAVX512(x *float32, codes *byte, n int, b *float64, out *float64)
 
+// int8NoiseAVX512 adds to sixteen lanes what n values give, a multiple of 16.
+//
+//go:noescape
+func int8NoiseAVX512(x *float32, codes *byte, n int, inverse float32, lanes *float32)
+
 // e4m3LossAVX512 measures n values, a multiple of 16.
 //
 //go:noescape
@@ -26,6 +31,11 @@ func roundLossAVX2(x *float32, rounded *byte, n int, out *float64)
 //
 //go:noescape
 func int8LossAVX2(x *float32, codes *byte, n int, b *float64, out *float64)
+
+// int8NoiseAVX2 adds to sixteen lanes what n values give, a multiple of 16.
+//
+//go:noescape
+func int8NoiseAVX2(x *float32, codes *byte, n int, inverse float32, lanes *float32)
 
 // e4m3LossAVX2 measures n values, a multiple of 16.
 //

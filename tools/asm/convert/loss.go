@@ -250,3 +250,34 @@ func e4m3LossLanes(c *build.Context, s isa, name string, lane, lanes int, src, c
 	})
 	l.store(c, out)
 }
+
+// int8Noise sums the squares of quotient less code, in float32, sixteen lanes.
+func int8Noise(c *build.Context, s isa) {
+	name := "int8Noise" + s.name
+	function(c, name, "func(x *float32, codes *byte, n int, inverse float32, lanes *float32)", name+" adds to sixteen lanes what n values give, a multiple of 16.")
+	src, codes, n, out := load(c, c.Param("x")), load(c, c.Param("codes")), load(c, c.Param("n")), load(c, c.Param("lanes"))
+	inverse := spread(c, s, "inverse")
+	var sums []reg.VecVirtual
+	for range 16 / s.floats() {
+		v := s.vec(c)
+		s.zero(c, v)
+		sums = append(sums, v)
+	}
+	loop(c, name+"Loop", n, 16, func(i reg.GPVirtual) {
+		for g, sum := range sums {
+			first := g * s.floats()
+			q, code := s.vec(c), s.vec(c)
+			c.VPMOVSXBD(at(codes, i, 1, first), code)
+			c.VCVTDQ2PS(code, code)
+			c.VMULPS(at(src, i, 4, 4*first), inverse, q)
+			c.VSUBPS(code, q, q)
+			c.VMULPS(q, q, q)
+			c.VADDPS(q, sum, sum)
+		}
+	})
+	for g, sum := range sums {
+		c.VMOVUPS(sum, operand.Mem{Base: out, Disp: g * s.bytes})
+	}
+	c.VZEROUPPER()
+	c.RET()
+}

@@ -41,6 +41,7 @@ func files() map[string]func(*build.Context) {
 				round(c, s)
 				maxAbs(c, s)
 				maxAbs16(c, s)
+				int8Short(c, s)
 				for _, from := range []string{"F32", "BF16"} {
 					int8(c, s, from, false)
 					int8(c, s, from, true)
@@ -51,6 +52,7 @@ func files() map[string]func(*build.Context) {
 			for _, s := range []isa{avx512, avx2} {
 				roundLoss(c, s)
 				int8Loss(c, s)
+				int8Noise(c, s)
 				e4m3Loss(c, s)
 			}
 		},
