@@ -4,7 +4,7 @@
 //
 //	go -C bench run ./convert make  -dir DIR [-kind qwen3|deepseek_v3|deepseek_v4] [-gib 4]
 //	go -C bench run ./convert run   -tarbert FILE -dir DIR [-python FILE] [-rounds 3] [-jobs fp8-bf16,...]
-//	go -C bench run ./convert tools -tarbert FILE -dir DIR -python FILE -torchlib-python FILE
+//	go -C bench run ./convert damage -dir MODEL -kind missing-scale|stale-index|…
 package main
 
 import (
@@ -12,16 +12,18 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"tarbert/internal/convert/converttest"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: convert make|run [flags]")
+		fmt.Fprintln(os.Stderr, "usage: convert make|damage|run [flags]")
 		os.Exit(2)
 	}
 	f := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	dir := f.String("dir", "", "directory for the models; on the disk that is to be measured")
-	kind := f.String("kind", "qwen3", "make: qwen3 (BF16), deepseek_v3 (FP8) or deepseek_v4 (FP4 experts)")
+	kind := f.String("kind", "qwen3", "make: qwen3 (BF16), deepseek_v3 (FP8) or deepseek_v4 (FP4 experts); damage: the fault")
 	gib := f.Float64("gib", 4, "make: size of the model's tensors")
 	tarbert := f.String("tarbert", "", "run: the program")
 	python := f.String("python", "", "run: a Python with torch and safetensors; with llmcompressor and msmodelslim for the jobs tools-*")
@@ -32,6 +34,8 @@ func main() {
 	switch os.Args[1] {
 	case "make":
 		err = makeModel(*dir, *kind, int64(*gib*(1<<30)))
+	case "damage":
+		err = converttest.DamageFiles(*dir, *kind)
 	case "run":
 		r := runner{dir: *dir, tarbert: *tarbert, python: *python, rounds: *rounds}
 		for _, name := range strings.Split(*jobs, ",") {

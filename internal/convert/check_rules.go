@@ -37,7 +37,7 @@ func (c *checker) complete(context.Context) error {
 				accounted[to.Name+"_offset"] = true
 			}
 		case tensor.F8_E4M3:
-			p.enc, p.scale = fp8Code, c.gridName(to.Name)
+			p.enc, p.scale = fp8Code, c.gridName(w, to.Name)
 			accounted[p.scale] = true
 		}
 		if !slices.Equal(w.shape, shape) {
@@ -75,11 +75,14 @@ func (c *checker) find(w *weight) (tensor.Info, bool) {
 }
 
 // gridName is what the scales of an FP8 tensor of the destination are called.
-func (c *checker) gridName(name string) string {
+func (c *checker) gridName(w *weight, name string) string {
 	for _, n := range scaleNames(name) {
 		if _, ok := c.dst.Info(n); ok {
 			return n
 		}
+	}
+	if w.scale != nil && w.stored.Name == name { // missing: it would have the source's name
+		return w.scale.Name
 	}
 	return name + "_scale_inv"
 }
@@ -204,6 +207,8 @@ func (c *checker) columns(p pair) error {
 			return violation("", p.scale, "row %d: scale %v is not positive and finite", row, v)
 		case !(v >= 0x1p-40 && v <= 0x1p40) && !c.exact:
 			return violation("", p.scale, "row %d: scale %v is not between 2^-40 and 2^40", row, v)
+		case isExponent(v):
+			return violation("", p.scale, "row %d: scale %v is an exponent byte stored as a float, as of E8M0: about %v was meant", row, v, math.Ldexp(1, int(v)-127))
 		}
 	}
 	if c.format.name != W8A8Ascend {

@@ -55,7 +55,7 @@ func TestCheckOfQuantisedFormats(t *testing.T) {
 	}{
 		"missing scale":          {"bf16 to fp8", weights(func(all map[string]tensor.Tensor) { delete(all, gate+"_scale_inv") }), "scales", gate + "_scale_inv", "missing beside the F8_E4M3 weight"},
 		"missing int8 scale":     {"fp8 to int8", weights(func(all map[string]tensor.Tensor) { delete(all, gate+"_scale") }), "scales", gate + "_scale", "missing beside the I8 weight"},
-		"missing expert's scale": {"fp4 to fp8", weights(func(all map[string]tensor.Tensor) { delete(all, w1+"scale") }), "scales", w1 + "weight_scale_inv", "missing"},
+		"missing expert's scale": {"fp4 to fp8", weights(func(all map[string]tensor.Tensor) { delete(all, w1+"scale") }), "scales", w1 + "scale", "missing"},
 		"swapped grid": {"bf16 to fp8", weights(func(all map[string]tensor.Tensor) {
 			x := all[gate+"_scale_inv"]
 			x.Shape = []int64{2, 3}

@@ -113,7 +113,7 @@ func TestCheckNamesTheBrokenRule(t *testing.T) {
 		"an offset":              {weights(func(all map[string]tensor.Tensor) { setFloat(all[q+"_offset"], 2, 1) }), "scales", q + "_offset"},
 		"a scale of zero":        {weights(func(all map[string]tensor.Tensor) { setFloat(all[q+"_scale"], 2, 0) }), "scales", q + "_scale"},
 		"a negative scale":       {weights(func(all map[string]tensor.Tensor) { setFloat(all[q+"_scale"], 2, -1) }), "scales", q + "_scale"},
-		"an exponent as a scale": {weights(func(all map[string]tensor.Tensor) { setFloat(all[q+"_scale"], 2, 120) }), "bound", q},
+		"an exponent as a scale": {weights(func(all map[string]tensor.Tensor) { setFloat(all[q+"_scale"], 2, 120) }), "scales", q + "_scale"},
 		"a flat column": {weights(func(all map[string]tensor.Tensor) {
 			x := all[q+"_scale"]
 			x.Shape = []int64{x.Shape[0]}

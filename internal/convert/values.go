@@ -129,9 +129,11 @@ func (v *values) readGrid(from source) error {
 // mostScale is more than any scale of weights that can be trained.
 const mostScale = 0x1p40
 
-// badScale says why a number cannot be the scale of a block; empty if it can. A
-// whole number from 64 up is an E8M0 exponent that was stored as a number: as a
-// scale it would make weights of 28,672 and more.
+// isExponent reports whether a scale is an E8M0 exponent that was stored as a number:
+// a whole one from 64 up, which would make weights of thousands.
+func isExponent(f float64) bool { return f >= 64 && f < 255 && f == math.Trunc(f) }
+
+// badScale says why a number cannot be the scale of a block; empty if it can.
 func badScale(f float32, d tensor.DType, powers bool) string {
 	mantissa, _ := math.Frexp(float64(f))
 	switch {
@@ -141,7 +143,7 @@ func badScale(f float32, d tensor.DType, powers bool) string {
 		return fmt.Sprintf("scale %v is not between 0 and 2^40", f)
 	case d == tensor.F8_E8M0:
 		return ""
-	case f >= 64 && f < 255 && f == float32(int(f)):
+	case isExponent(float64(f)):
 		return fmt.Sprintf("scale %v is an E8M0 exponent byte stored as a float: %v was meant", f, math.Ldexp(1, int(f)-127))
 	case powers && f != 0 && mantissa != 0.5:
 		return fmt.Sprintf(`scale %v is no power of two, but quantization_config says "scale_fmt": "ue8m0": remove that if the scales are meant so`, f)

@@ -98,12 +98,12 @@ func (d *Dir) open(family string, names []string) error {
 	shards := x.shards()
 	for _, n := range onDisk {
 		if !slices.Contains(shards, n) {
-			return fmt.Errorf("%s: %s is not in the index: it is left over from another model, or the index is stale", path, n)
+			return fmt.Errorf("%s: %s is not in the index: it is left over from another model (remove it), or the index is stale (fetch both again)", path, n)
 		}
 	}
 	for _, s := range shards {
 		if !slices.Contains(names, s) {
-			return fmt.Errorf("%s: shard %s is missing from the directory", path, s)
+			return fmt.Errorf("%s: shard %s is missing from the directory: fetch it again", path, s)
 		}
 	}
 	if err := d.add(shards); err != nil {

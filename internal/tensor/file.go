@@ -71,7 +71,7 @@ func readHeader(path string, r io.ReaderAt, size int64) (*header, error) {
 		return nil, bad(0, "the header's length is given as %d, more than %d: not a safetensors file", n, MaxHeader)
 	}
 	if int64(n) > size-8 {
-		return nil, bad(size, "the header is %d bytes long, but the file has only %d: truncated", n, size)
+		return nil, bad(size, "the header is %d bytes long, but the file has only %d: truncated; copy it again", n, size)
 	}
 	text := make([]byte, n)
 	if _, err := io.ReadFull(io.NewSectionReader(r, 8, int64(n)), text); err != nil {

@@ -80,7 +80,7 @@ func parseHeader(file, text string, size int64) (*header, error) {
 	err := sc.object(func(key string) error {
 		current = key
 		if _, ok := seen[key]; ok {
-			return &syntaxError{pos: -1, problem: "the name occurs twice"}
+			return &syntaxError{pos: -1, problem: "the name occurs twice, and readers differ on which of the two counts: write the file again"}
 		}
 		seen[key] = struct{}{}
 		if key == "__metadata__" {
@@ -220,7 +220,7 @@ func place(file string, entries []entry, base, size int64) ([]Info, error) {
 		case e.end-e.begin != want:
 			return nil, bad("%s of shape %v takes %d bytes, but data_offsets give %d", e.DType, e.Shape, want, e.end-e.begin)
 		case e.end > size-base:
-			return nil, bad("its bytes end at %d, but the file has %d bytes of data: truncated", e.end, size-base)
+			return nil, bad("its bytes end at %d, but the file has %d bytes of data: truncated; copy it again", e.end, size-base)
 		}
 		next = e.end
 		e.Offset, e.Size = base+e.begin, want

@@ -140,6 +140,9 @@ func WriteIndex(w io.Writer, infos []Info) error {
 	return b.Flush() // with the first error of any write
 }
 
+// stale is what an index that disagrees with the shards is, and the way out.
+const stale = "the index is stale: fetch index and shards of one revision again"
+
 // checkUnion proves that the index says what the shards' headers say.
 func (x *index) checkUnion(path string, files []*File) error {
 	held := map[string]string{}
@@ -154,17 +157,17 @@ func (x *index) checkUnion(path string, files []*File) error {
 			switch file, ok := x.files[info.Name]; {
 			case !ok:
 				return &FormatError{File: f.path, Tensor: info.Name, Offset: info.Offset,
-					Reason: fmt.Sprintf("%s does not list it: the index is stale", filepath.Base(path))}
+					Reason: fmt.Sprintf("%s does not list it: %s", filepath.Base(path), stale)}
 			case file != base:
 				return &FormatError{File: f.path, Tensor: info.Name, Offset: info.Offset,
-					Reason: fmt.Sprintf("%s says it is in %s: the index is stale", filepath.Base(path), file)}
+					Reason: fmt.Sprintf("%s says it is in %s: %s", filepath.Base(path), file, stale)}
 			}
 		}
 	}
 	for _, name := range x.names {
 		if _, ok := held[name]; !ok {
 			return &FormatError{File: path, Tensor: name,
-				Reason: fmt.Sprintf("shard %s does not hold it: the index is stale", x.files[name])}
+				Reason: fmt.Sprintf("shard %s does not hold it: %s", x.files[name], stale)}
 		}
 	}
 	return nil
