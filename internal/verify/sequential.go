@@ -206,7 +206,7 @@ func ratioSequence(ev *Evidence, prompts []Prompt) *Bounds {
 	h := &history{margin: ev.Spec.Margin}
 	for i, p := range prompts {
 		clips[i] = h.clip()
-		h.sum, h.n = h.sum+mean(clipped(p.Floor.KL, ev.Spec.Margin.Clip)), h.n+1
+		h.coarse(p)
 	}
 	for i := range steps + 1 {
 		rho := math.Exp(math.Log(0.05) + float64(i)/steps*math.Log(1000/0.05))

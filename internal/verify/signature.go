@@ -10,53 +10,6 @@ import (
 	"tarbert/internal/gate"
 )
 
-// Smallest says what the run could have seen. Zero means that it could not
-// say: no margin, or an interval that reaches zero.
-type Smallest struct {
-	// Ratio, Typical and KL (nats): a candidate this far away would have failed.
-	Ratio   float64 `json:"ratio,omitempty"`
-	Typical float64 `json:"typical,omitempty"`
-	KL      float64 `json:"kl,omitempty"`
-	// DeltaNLL (nats): a mean shift this large would have failed.
-	DeltaNLL float64 `json:"delta_nll,omitempty"`
-	// Share of prompts: a fault that shows in this share of all such prompts
-	// was met at least once, with 99 % probability.
-	Share float64 `json:"share"`
-	Text  string  `json:"text"`
-}
-
-// smallest scales the measured interval widths to the margin: an estimate e
-// with lower bound l fails from margin·e/l on.
-func smallest(r *Report, ev *Evidence) Smallest {
-	m := ev.Spec.Margin
-	s := Smallest{Share: 1 - math.Pow(alpha, 1/float64(max(r.Prompts, 1)))}
-	var parts []string
-	if r.Ratio != nil && m.Ratio > 0 && r.Ratio.Lower > 0 {
-		s.Ratio = m.Ratio * r.Ratio.Value / r.Ratio.Lower
-		parts = append(parts, fmt.Sprintf("a mean KL from %.3g× the floor", s.Ratio))
-	}
-	if r.Typical != nil && ev.Typical > 0 {
-		s.Typical = ev.Typical * r.Typical.Value / r.Typical.Lower
-		parts = append(parts, fmt.Sprintf("a typical token from %.3g×", s.Typical))
-	}
-	if m.KL > 0 && (r.KL.Lower > 0 || r.KL.Value == 0) {
-		s.KL = m.KL
-		if r.KL.Value > 0 {
-			s.KL *= r.KL.Value / r.KL.Lower
-		}
-		parts = append(parts, fmt.Sprintf("a mean clipped KL from %.2g nats", s.KL))
-	}
-	if m.DeltaNLL > 0 {
-		s.DeltaNLL = m.DeltaNLL + max(r.DeltaNLL.Upper-r.DeltaNLL.Value, r.DeltaNLL.Value-r.DeltaNLL.Lower)
-		parts = append(parts, fmt.Sprintf("a shift of the mean NLL from %.2g nats", s.DeltaNLL))
-	}
-	if len(parts) > 0 {
-		s.Text = strings.Join(parts, ", or ") + " would have failed; "
-	}
-	s.Text += fmt.Sprintf("a fault in fewer than %.1f %% of such prompts may not have been met", 100*s.Share)
-	return s
-}
-
 // Divergence is one token on which the two part.
 type Divergence struct {
 	Prompt   int     `json:"prompt"`   // index in the evidence
@@ -215,30 +168,29 @@ func (s signature) causes() []Cause {
 	}
 	// Position 1 follows one token: whatever attention does with several is not
 	// in it. Off from there on and exact there is a fault of position or attention.
-	attention := s.floor && s.typical > 1.1 && (s.first < 1.5 || s.late > 50 && s.first < s.typical/100)
+	attention := s.floor && s.typical > 1.1 && (s.first < 1.2 || s.first < min(2, s.typical/3) || s.late > 50 && s.first < s.typical/100)
 	// What precedes the prompt weighs most where it is short.
 	before := s.floor && s.first > 50*max(s.typical, 1) && s.late < 0.8
-	gross := s.raw > 1 || s.top1 < 0.6
+	gross := s.raw > 0.1 || s.top1 < 0.85
 	even := math.Abs(s.slope) > 0.02 && s.top1 > 0.98 && s.tail < 0.5
-	penalised := math.Abs(s.seen) > 0.02 && s.raw < 0.02 && s.tail < 2
+	// A penalty lowers what was seen; damage flattens, which raises it.
+	penalised := s.seen < -0.02 && s.raw < 0.05 && s.tail < 2
 	single := s.floor && s.hit < 0.35 && s.mean > 1.4*s.typical && s.mean > 1.4
-	positions := func(when bool) {
-		add(when, "positions: RoPE base, scaling or interleaving, the attention's mask or scale, a context window",
-			"exact after one token, later tokens %.3g× as far as early ones", s.late)
-	}
+	noisy := s.floor && s.typical > 1.1 && s.tail < 2 && math.Abs(s.slope) < 0.003 && s.late < 3 && s.late > 0.6
 	add(penalised, "a penalty, a logit bias or banned tokens", "tokens already in the text moved by %+.3f nats against the others", s.seen)
 	add(even, "logits are scaled: temperature, processed log-probabilities, a soft cap, or the final norm", "slope %+.3f, evenly over all tokens", s.slope)
 	add(before, "the start of the text: BOS missing or doubled, a system prompt, the template", "the first token is %.3g× off, a typical one %.3g×", s.first, s.typical)
-	positions(attention && s.late > 3)
-	add(single, "few tokens are hit hard: one expert or block damaged or swapped, router ties, overflow",
+	add(attention, "positions or attention: RoPE base, scaling or interleaving, the mask or scale, a query or key matrix, a context window",
+		"exact after one token (%.3g×), %.3g× on a typical one, late tokens %.3g× as far as early ones", s.first, s.typical, s.late)
+	add(single, "few tokens are hit hard: one expert, block or row damaged or swapped, router ties, overflow",
 		"%.0f %% of tokens over 10× their floor, mean %.3g×, typical %.3g×", 100*s.hit, s.mean, s.typical)
-	positions(attention && s.late > 1.5 && s.late <= 3)
 	add(gross && !attention, "wrong weights as a whole: a norm, the head, a dtype read as another, layers or shards out of order",
 		"mean KL %.2g nats, top-1 %.0f %%", s.raw, 100*s.top1)
+	add(noisy && !attention && !single, "noise everywhere alike: quantisation to 8 or 6 bits, another rounding, a slightly stale matrix",
+		"typical %.3g×, %.0f %% of tokens over 10×, not scaled", s.typical, 100*s.hit)
 	add(s.floor && s.hit > 0.2 && !even, "every token is off: a damaged layer or matrix, 4-bit weights, routing weights, a stale checkpoint",
 		"%.0f %% of tokens over 10× their floor, ΔNLL %+.2g", 100*s.hit, s.deltaNLL)
-	add(s.floor && s.hit < 0.2 && s.typical > 1.1 && s.late < 3, "noise everywhere alike: quantisation to 8 or 6 bits, another rounding, a slightly stale matrix",
-		"typical %.3g×, %.0f %% of tokens over 10×", s.typical, 100*s.hit)
+	add(s.floor && len(out) == 0 && s.typical > 1.1, "a small difference of no known shape: a stale or rounded matrix, a rare expert", "typical %.3g×, mean %.3g×", s.typical, s.mean)
 	return out
 }
 
@@ -254,7 +206,7 @@ func elsewhere(r *Report) []Cause {
 		}
 	}
 	main := false
-	for _, name := range []string{"sequential", "ratio", "typical", "kl", "delta", "top", "tail"} {
+	for _, name := range []string{"ratio", "typical", "kl", "delta", "top", "tail", "contrast", "seen", "slope", "surprise"} {
 		main = main || failed[name]
 	}
 	var out []Cause
@@ -270,13 +222,25 @@ func elsewhere(r *Report) []Cause {
 		"prefill agrees")
 	add(failed["reverse"] && !main && !failed["decode"], "the sampler: temperature, top-p, top-k or penalties injected, end-of-text ids, a sampling kernel",
 		"forced tokens agree, written ones do not")
-	if failed["strata"] {
-		for _, st := range r.Strata {
-			if st.Outside && strings.HasPrefix(st.Name, "length") {
-				add(true, "certain lengths: paging, chunked prefill, a kernel's remainder", "%s is %.3g× the floor", st.Name, st.Ratio)
-				break
+	if st := certainLengths(r.Strata); failed["strata"] && st != nil {
+		add(true, "certain lengths: paging, chunked prefill, a kernel's remainder", "%s is %.3g× the floor", st.Name, st.Ratio)
+	}
+	return out
+}
+
+// certainLengths is the worst residue of the length, if only one or two of them are outside.
+func certainLengths(strata []Stratum) *Stratum {
+	var worst *Stratum
+	n := 0
+	for i, st := range strata { // the worst comes first
+		if st.Outside && strings.HasPrefix(st.Name, "length mod") {
+			if n++; worst == nil {
+				worst = &strata[i]
 			}
 		}
 	}
-	return out
+	if n > 2 {
+		return nil
+	}
+	return worst
 }

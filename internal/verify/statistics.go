@@ -62,11 +62,17 @@ type history struct {
 }
 
 func (h *history) add(p Prompt) {
-	if p.Floor == nil {
-		return
+	h.coarse(p)
+	if p.Floor != nil {
+		h.floor = merged(h.floor, p.Floor.KL)
 	}
-	h.sum, h.n = h.sum+mean(clipped(p.Floor.KL, h.margin.Clip)), h.n+1
-	h.floor = merged(h.floor, p.Floor.KL)
+}
+
+// coarse is add for statistics that need no quantiles.
+func (h *history) coarse(p Prompt) {
+	if p.Floor != nil {
+		h.sum, h.n = h.sum+mean(clipped(p.Floor.KL, h.margin.Clip)), h.n+1
+	}
 }
 
 // merged is sorted with more put in.

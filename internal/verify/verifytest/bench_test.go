@@ -297,3 +297,16 @@ func (b *bench) tryText(f verifytest.Fault) found {
 	}
 	return out
 }
+
+// meanKL is the candidate's mean divergence from the reference, not clipped.
+func (b *bench) meanKL(t testing.TB, candidate *verifytest.Engine) float64 {
+	t.Helper()
+	in := b.input(t, candidate, nil, nil)
+	in.Sequential, in.Strata, in.Decode, in.Reverse = false, nil, verify.DecodeOptions{}, verify.ReverseOptions{}
+	in.Spec.Margin.Clip = 1e6
+	r, err := verify.Run(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.KL.Value
+}

@@ -180,7 +180,7 @@ func weightFaults() []Fault {
 				}
 			}
 		}, layer2, "o_proj")},
-		{Number: 10, Name: "edge block has its neighbour's scale", Cause: allTokens, Weights: first(func(t *Tensor) {
+		{Number: 10, Name: "edge block has its neighbour's scale", Cause: few, Weights: first(func(t *Tensor) {
 			for i := range t.Rows() {
 				row := t.Row(i)
 				edge, before := row[len(row)-32:], row[len(row)-64:len(row)-32]
@@ -190,7 +190,7 @@ func weightFaults() []Fault {
 				}
 			}
 		}, layer1, "o_proj")},
-		{Number: 17, Name: "one vocabulary row is another's", Cause: allTokens, Weights: func(w Weights) error {
+		{Number: 17, Name: "one vocabulary row is another's", Cause: few, Weights: func(w Weights) error {
 			t := w["lm_head.weight"]
 			copy(t.Row('7'), t.Row('A'))
 			return nil

@@ -61,7 +61,7 @@ func structureFaults(c *reference.Config) []Fault {
 			}
 		}, layer1, "o_proj")},
 		{Number: 23, Name: "stale checkpoint: nine tenths of the run", Cause: allTokens, Stale: true},
-		{Number: 23, Name: "unmerged adapter: rank one, 3 % of a matrix", Cause: allTokens, Weights: every(func(t *Tensor) { adapter(t, 0.03) }, "q_proj")},
+		{Number: 23, Name: "unmerged adapter: rank one, 3 % of the query matrices", Cause: positions, Weights: every(func(t *Tensor) { adapter(t, 0.03) }, "q_proj")},
 	}
 }
 
