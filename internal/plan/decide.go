@@ -103,13 +103,13 @@ type Decision struct {
 }
 
 const (
-	sure         = 0.95 // chance of the other side's being earlier that a switch needs
-	hedgeFrom    = 0.6
-	priorDays    = 0.5 // how many days of observation the plan's expectation is worth
-	halfLife     = 4.0 // days after which a day's evidence counts half
+	sure         = 0.94 // chance of the other side's being earlier that a switch needs
+	unsure       = 0.55 // the same, if it stays so for long
+	hedgeFrom    = 0.55
 	leastSeen    = 36.0
 	leastTrouble = 3 // interruptions, or days far below the expectation
-	patience     = 2 // decisions in a row that must agree
+	patience     = 2 // decisions in a row that must agree when they are sure
+	steady       = 7 // when they are not
 	settling     = 0.1
 )
 
@@ -139,106 +139,6 @@ func (s Situation) Check() error {
 	return errors.Join(errs...)
 }
 
-// seen is what the windows say.
-type seen struct {
-	hours, mean, deviation float64
-	trouble                int
-	trend                  float64 // newest third minus oldest third
-	unknown                Hours
-	recent                 float64 // over the last three days
-	interruptions          int
-	falls                  float64 // by how much the mean was lowered for a fall beyond doubt
-	slope, slopeError      float64 // of progress, per day, over the last three weeks
-}
-
-// evidence weighs the windows: old ones count less, unknown hours not at all,
-// and the plan's expectation stands for half a day.
-func (s Situation) evidence() seen {
-	prior := s.Expected.Mid()
-	priorSpread := max(0.15, (s.Expected.High-s.Expected.Low)/2.56)
-	var e seen
-	weight, sum := priorDays, priorDays*prior
-	last := Hours(0)
-	for _, w := range s.Windows {
-		last += w.Wall
-	}
-	at := Hours(0)
-	var first, newest, firstN, newestN, recent, recentHours float64
-	for _, w := range s.Windows {
-		mid := at + w.Wall/2
-		at += w.Wall
-		e.unknown += w.Unknown
-		if at <= s.LastSwitch || w.Wall <= w.Unknown {
-			continue
-		}
-		observed := float64(w.Wall - w.Unknown)
-		x := min(1.5, float64(w.Progress)/observed)
-		days := observed / 24 * math.Exp2(-(last-mid).Days()/halfLife)
-		weight, sum = weight+days, sum+days*x
-		e.hours += observed
-		if last-at < 72 {
-			recent, recentHours = recent+x*observed, recentHours+observed
-		}
-		e.trouble += w.Interruptions
-		e.interruptions += w.Interruptions
-		if x < 0.6*prior {
-			e.trouble++
-		}
-		if mid*3 < last {
-			first, firstN = first+x, firstN+1
-		} else if mid*3 > 2*last {
-			newest, newestN = newest+x, newestN+1
-		}
-	}
-	e.mean = sum / weight
-	e.recent = recent / max(1, recentHours)
-	squares := priorDays * (priorSpread*priorSpread + (prior-e.mean)*(prior-e.mean))
-	at = 0
-	for _, w := range s.Windows {
-		mid := at + w.Wall/2
-		at += w.Wall
-		if at <= s.LastSwitch || w.Wall <= w.Unknown {
-			continue
-		}
-		observed := float64(w.Wall - w.Unknown)
-		x := min(1.5, float64(w.Progress)/observed)
-		squares += observed / 24 * math.Exp2(-(last-mid).Days()/halfLife) * (x - e.mean) * (x - e.mean)
-	}
-	// The mean's error, and that the future differs from the past by a twentieth.
-	e.deviation = math.Sqrt(squares/weight/(weight+0.5) + 0.05*0.05)
-	e.slope, e.slopeError = s.slope(last)
-	if firstN > 0 && newestN > 0 {
-		e.trend = newest/newestN - first/firstN
-	}
-	return e
-}
-
-// slope is how progress changes by the day over the last three weeks, with its
-// standard error; 0 and infinite with less than ten days.
-func (s Situation) slope(last Hours) (slope, deviation float64) {
-	var n, x, y, xx, xy, yy float64
-	at := Hours(0)
-	for _, w := range s.Windows {
-		mid := at + w.Wall/2
-		at += w.Wall
-		if last-mid > 21*24 || at <= s.LastSwitch || w.Wall <= w.Unknown {
-			continue
-		}
-		u, v := mid.Days(), min(1.5, float64(w.Progress/(w.Wall-w.Unknown)))
-		if v < 0.3 {
-			continue // a standstill is an event, not a slow decline
-		}
-		n, x, y, xx, xy, yy = n+1, x+u, y+v, xx+u*u, xy+u*v, yy+v*v
-	}
-	varies := xx - x*x/n
-	if n < 10 || varies <= 0 {
-		return 0, math.Inf(1)
-	}
-	slope = (xy - x*y/n) / varies
-	rest := max(0, yy-y*y/n-slope*slope*varies)
-	return slope, math.Sqrt(rest/(n-2)/varies) + 1e-9
-}
-
 // Decide weighs going on against the other side. It is pure: the same
 // situation gives the same decision. It never decides on one failure nor on
 // what nobody saw, and asks for two agreeing looks before a switch.
@@ -246,17 +146,11 @@ func Decide(s Situation) (Decision, error) {
 	if err := s.Check(); err != nil {
 		return Decision{}, fmt.Errorf("decide: %w", err)
 	}
-	e := s.evidence()
-	if fall := e.slope + e.slopeError; fall < 0 && e.slope < -3*e.slopeError && e.recent < 0.85*s.Expected.Mid() {
-		// It falls beyond doubt: so it will, by the gentler estimate, for as long again as it was watched.
-		ahead := min(30, s.Remaining.Days()/2/max(0.2, e.mean))
-		e.falls = -fall * ahead
-		e.mean = max(0.02, e.mean-e.falls)
-	}
-	d := Decision{Action: Stay, Rate: e.mean, RateError: e.deviation}
-	d.Here = Hours(float64(s.Remaining) / max(e.mean, 0.01))
-	d.There = Hours(s.Other.Queue.Mid()+s.Other.Migration.Mid()) + s.Remaining/Hours(s.Other.Rate.Mid())
-	d.BreakEven = s.breakEven(Hours(s.Other.Queue.Mid()), d.There-Hours(s.Other.Queue.Mid()))
+	there := Hours(s.Other.Queue.Mid()+s.Other.Migration.Mid()) + s.Remaining/Hours(s.Other.Rate.Mid())
+	breakEven := s.breakEven(Hours(s.Other.Queue.Mid()), there-Hours(s.Other.Queue.Mid()))
+	e := s.evidence(breakEven)
+	d := Decision{Action: Stay, BreakEven: breakEven, Rate: e.mean, RateError: e.deviation, There: there}
+	d.Here = Hours(float64(s.Remaining) / e.mean)
 	d.Confidence = s.confidence(e)
 	d.unknowns(s, e)
 	switch {
@@ -271,7 +165,7 @@ func Decide(s Situation) (Decision, error) {
 		d.because("%v observed and %d troubles seen: too little to tell this pool from a good one (at least %v and %d)", Hours(e.hours), e.trouble, Hours(leastSeen), leastTrouble)
 		d.change("%v more of observation", Hours(max(0, leastSeen-e.hours)))
 		if e.hours >= leastSeen {
-			d.WouldChange = []string{fmt.Sprintf("%d more interruptions or days under %.2f", leastTrouble-e.trouble, 0.6*s.Expected.Mid())}
+			d.WouldChange = []string{fmt.Sprintf("%d more interruptions or days under %.2f", leastTrouble-e.trouble, max(0.6*s.Expected.Mid(), breakEven))}
 		}
 	case s.Budget.Floor > 0 && e.hours >= 72 && e.recent < s.Budget.Floor && d.Confidence >= hedgeFrom:
 		d.because("the last three days made %.2f progress, the floor set before the attempt is %.2f, and the other side is earlier with %.0f %%", e.recent, s.Budget.Floor, 100*d.Confidence)

@@ -26,17 +26,21 @@ type world struct {
 	move     float64
 	rate     float64 // of the other side
 	ranges   [3]Range
+	misses   float64 // share of broken states that a parity check does not see
+	wolf     float64 // share of good ones that it takes for broken
 }
 
-var kinds = []struct {
+type kindShare struct {
 	name  string
 	share float64
-}{
+}
+
+var kinds = []kindShare{
 	{"good", 0.34}, {"good, noisy", 0.08}, {"lemon nodes until evicted", 0.08}, {"heavy-tailed outages", 0.10}, {"bad first week", 0.08},
 	{"steps drift slower", 0.07}, {"hopeless stability", 0.08}, {"slow links", 0.07}, {"silent divergence", 0.05}, {"parity broken", 0.05},
 }
 
-func drawKind(rng *rand.Rand) string {
+func drawKind(rng *rand.Rand, kinds []kindShare) string {
 	u := rng.Float64()
 	for _, k := range kinds {
 		if u -= k.share; u < 0 {
@@ -55,7 +59,7 @@ func between(rng *rand.Rand, low, high float64) float64 { return low + (high-low
 // makeWorld draws a campaign of 30 to 100 days.
 func makeWorld(rng *rand.Rand) *world {
 	const days = 2000
-	w := &world{kind: drawKind(rng), work: between(rng, 30, 90), wrongAt: -1, checks: 1 + rng.IntN(2)}
+	w := &world{kind: drawKind(rng, kinds), work: between(rng, 30, 90), wrongAt: -1, checks: 1 + rng.IntN(2), misses: 0.05, wolf: 0.005}
 	w.planned = w.work / 0.85
 	base, noise, gap := between(rng, 0.82, 0.95), 0.04, between(rng, 0.4, 3)
 	onset := between(rng, 3, 0.5*w.work)
@@ -171,6 +175,16 @@ func (w *world) oracle() (day int, finish float64) {
 	return day, finish
 }
 
+// informed knows this pool's whole future but of the other side only what the
+// spec said: no rule can do better than this one, which leaves on the best day by
+// the middle of the ranges.
+func (w *world) informed() int {
+	guess := *w
+	guess.queue, guess.move, guess.rate = w.ranges[0].Mid(), w.ranges[1].Mid(), w.ranges[2].Mid()
+	day, _ := guess.oracle()
+	return day
+}
+
 // situation is what is known on the morning of a day.
 func (w *world) situation(day int, windows []Window, parity Checks, leaning int) Situation {
 	done := 0.0
@@ -201,7 +215,7 @@ func (w *world) leaves(rng *rand.Rand, rule func(Situation) (leave bool, leaning
 			switch u := rng.Float64(); {
 			case u < 0.03:
 				parity.Unknown++
-			case wrong && u < 0.95 || !wrong && u < 0.035: // the check misses 1 in 20, and cries wolf now and then
+			case wrong && u < 1-w.misses || !wrong && u < 0.03+w.wolf:
 				parity.Done++
 				parity.Breaches++
 			default:
@@ -302,17 +316,31 @@ func (s *score) row() string {
 	return fmt.Sprintf("%.1f %%\t%.1f %%\t%s\t%.1f %%", 100*float64(s.wrong)/float64(max(1, s.right)), 100*float64(s.missed)/float64(max(1, s.due)), median, 100*s.lost/s.best)
 }
 
-func playCampaigns(t *testing.T, campaigns int, seed uint64) (map[string]*score, map[string]*score, string) {
+// trial is campaigns of one generator.
+type trial struct {
+	name      string
+	make      func(*rand.Rand) *world
+	kinds     []kindShare
+	campaigns int
+	seed      uint64
+}
+
+func playCampaigns(t *testing.T, tr trial) (map[string]*score, map[string]*score, string) {
 	t.Helper()
 	rules := baselines(t)
 	scores, byKind := map[string]*score{}, map[string]*score{}
-	for i := range campaigns {
-		w := makeWorld(rand.New(rand.NewPCG(seed, uint64(i))))
+	for i := range tr.campaigns {
+		w := tr.make(rand.New(rand.NewPCG(tr.seed, uint64(i))))
+		const bound = "7 knows this pool's future, not the other side"
+		if scores[bound] == nil {
+			scores[bound] = &score{}
+		}
+		scores[bound].add(w, w.informed())
 		for name, rule := range rules {
 			if scores[name] == nil {
 				scores[name] = &score{}
 			}
-			day := w.leaves(rand.New(rand.NewPCG(seed+1, uint64(i))), rule)
+			day := w.leaves(rand.New(rand.NewPCG(tr.seed+1, uint64(i))), rule)
 			scores[name].add(w, day)
 			if strings.HasPrefix(name, "1") {
 				if byKind[w.kind] == nil {
@@ -325,13 +353,13 @@ func playCampaigns(t *testing.T, campaigns int, seed uint64) (map[string]*score,
 	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	one := scores["1 Decide"]
-	fmt.Fprintf(&b, "%d campaigns: staying right in %d, switching right in %d, within %.0f %% of the plan of each other in %d\n", one.campaigns, one.right, one.due, 100*tie, one.close)
+	fmt.Fprintf(&b, "%s, seed %d, %d campaigns: staying right in %d, switching right in %d, within %.0f %% of the plan of each other in %d\n", tr.name, tr.seed, one.campaigns, one.right, one.due, 100*tie, one.close)
 	fmt.Fprintln(tw, "rule\twrong switches\tmissed switches\tmedian delay after trouble began, of plan\tregret over an oracle")
 	for _, name := range slices.Sorted(mapKeys(scores)) {
 		fmt.Fprintf(tw, "%s\t%s\n", name[2:], scores[name].row())
 	}
 	fmt.Fprintln(tw, "\nDecide by kind of campaign\twrong\tmissed\tmedian delay\tregret")
-	for _, k := range kinds {
+	for _, k := range tr.kinds {
 		if s := byKind[k.name]; s != nil {
 			fmt.Fprintf(tw, "%s (%d: %d stay, %d switch)\t%s\n", k.name, s.campaigns, s.right, s.due, s.row())
 		}
@@ -350,31 +378,30 @@ func mapKeys(m map[string]*score) func(func(string) bool) {
 	}
 }
 
-func judgeDecide(t *testing.T, campaigns int, seed uint64) {
+func judgeDecide(t *testing.T, tr trial) {
 	t.Helper()
-	scores, _, table := playCampaigns(t, campaigns, seed)
+	scores, _, table := playCampaigns(t, tr)
 	t.Log("\n" + table)
 	s := scores["1 Decide"]
 	wrong, missed, regret := float64(s.wrong)/float64(s.right), float64(s.missed)/float64(s.due), s.lost/s.best
-	// The aim for missed is 0.05. What is still missed is slow decline late in a run, where leaving gains little more than a tie.
-	if wrong > 0.02 || missed > 0.08 || regret > 0.05 {
-		t.Errorf("wrong %.3f (at most 0.02), missed %.3f (0.08), regret %.3f (0.05)", wrong, missed, regret)
+	if wrong > 0.02 || missed > 0.05 || regret > 0.05 {
+		t.Errorf("wrong %.3f (at most 0.02), missed %.3f (0.05), regret %.3f (0.05)", wrong, missed, regret)
 	}
 	if m := s.days[len(s.days)/2]; m > 0.1 {
 		t.Errorf("median delay of due switches %.3f of the plan", m)
 	}
 	for name, other := range scores {
-		if name != "1 Decide" && other.lost < s.lost {
+		if name[0] != '1' && name[0] != '7' && other.lost < s.lost {
 			t.Errorf("%s has less regret", name)
 		}
 	}
 }
 
-func TestDecisions(t *testing.T) { judgeDecide(t, 1500, 1) }
+func TestDecisions(t *testing.T) { judgeDecide(t, trial{"generator", makeWorld, kinds, 1500, 1}) }
 
 func TestSoakDecisions(t *testing.T) {
 	if !soak() {
 		t.Skip("set TARBERT_SOAK=1")
 	}
-	judgeDecide(t, 20000, 99)
+	judgeDecide(t, trial{"generator", makeWorld, kinds, 20000, 99})
 }

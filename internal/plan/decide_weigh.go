@@ -49,6 +49,12 @@ func (d *Decision) weigh(s Situation, e seen) {
 		settle = 3 * 24
 	}
 	settled := s.At >= settle
+	// What stays open however long one looks is the other side: then many looks
+	// that agree count for as much as one that is sure.
+	looks := steady
+	if d.Confidence >= sure || e.falls > 0 {
+		looks = patience
+	}
 	switch {
 	case d.Confidence < hedgeFrom:
 		d.because("the other side is earlier with a chance of %.0f %% only", 100*d.Confidence)
@@ -56,21 +62,21 @@ func (d *Decision) weigh(s Situation, e seen) {
 	case improving:
 		d.because("the newest third of the attempt makes %.2f more progress than the first: it is getting better, and is given time", e.trend)
 		d.change("two days without further improvement")
-	case d.Confidence < sure && !(e.falls > 0 && d.Confidence >= 0.8):
+	case d.Confidence < unsure:
 		d.Leaning = s.Leaning
 		d.Action = Hedge
-		d.because("the other side is earlier with a chance of %.0f %%, a switch needs %.0f %%: the evidence cannot tell yet", 100*d.Confidence, 100*sure)
+		d.because("the other side is earlier with a chance of %.0f %%, a switch needs %.0f %%: the evidence cannot tell yet", 100*d.Confidence, 100*unsure)
 		d.change("progress under %.2f confirms a switch, above %.2f ends the hedge", max(0, d.BreakEven-1.7*e.deviation), d.BreakEven)
 	case !settled:
-		d.Leaning = min(s.Leaning+1, patience)
+		d.Leaning = min(s.Leaning+1, looks-1)
 		d.Action = Hedge
 		d.because("the attempt is %.1f days old; a pool may need %.1f days to settle", s.At.Days(), settle.Days())
 		d.change("the same progress after that")
-	case s.Leaning+1 < patience:
+	case s.Leaning+1 < looks:
 		d.Leaning = s.Leaning + 1
 		d.Action = Hedge
-		d.because("this is the first look that says so with %.0f %%: a second one must agree", 100*d.Confidence)
-		d.change("the next look")
+		d.because("this is look %d that says so, now with %.0f %%: %d in a row must agree", d.Leaning, 100*d.Confidence, looks)
+		d.change("progress above %.2f", d.BreakEven)
 	default:
 		d.because("the other side is earlier with a chance of %.0f %%, %v on average", 100*d.Confidence, d.Here-d.There)
 		d.change("progress above %.2f within %v", d.BreakEven, Hours(36))
@@ -84,7 +90,7 @@ func (d *Decision) weigh(s Situation, e seen) {
 
 // leave switches, or stops where the other side may not be used.
 func (d *Decision) leave(s Situation) {
-	d.Leaning = patience
+	d.Leaning = steady
 	if s.Other.Refused != "" {
 		d.Action = Stop
 		d.because("the other side is refused: %s", s.Other.Refused)
