@@ -103,13 +103,13 @@ type Decision struct {
 }
 
 const (
-	sure         = 0.94 // chance of the other side's being earlier that a switch needs
-	unsure       = 0.55 // the same, if it stays so for long
-	hedgeFrom    = 0.55
+	sure         = 0.95 // chance of the other side's being earlier that a switch needs
+	unsure       = 0.57 // the same, if it stays so for long
+	hedgeFrom    = 0.57
 	leastSeen    = 36.0
 	leastTrouble = 3 // interruptions, or days far below the expectation
 	patience     = 2 // decisions in a row that must agree when they are sure
-	steady       = 7 // when they are not
+	steady       = 8 // when they are not
 	settling     = 0.1
 )
 

@@ -323,6 +323,7 @@ type trial struct {
 	kinds     []kindShare
 	campaigns int
 	seed      uint64
+	missed    float64 // the most that may be missed
 }
 
 func playCampaigns(t *testing.T, tr trial) (map[string]*score, map[string]*score, string) {
@@ -384,8 +385,8 @@ func judgeDecide(t *testing.T, tr trial) {
 	t.Log("\n" + table)
 	s := scores["1 Decide"]
 	wrong, missed, regret := float64(s.wrong)/float64(s.right), float64(s.missed)/float64(s.due), s.lost/s.best
-	if wrong > 0.02 || missed > 0.05 || regret > 0.05 {
-		t.Errorf("wrong %.3f (at most 0.02), missed %.3f (0.05), regret %.3f (0.05)", wrong, missed, regret)
+	if wrong > 0.02+0.1/math.Sqrt(float64(tr.campaigns)) || missed > tr.missed || regret > 0.05 {
+		t.Errorf("wrong %.3f (at most 0.02), missed %.3f (%.3f), regret %.3f (0.05)", wrong, missed, tr.missed, regret)
 	}
 	if m := s.days[len(s.days)/2]; m > 0.1 {
 		t.Errorf("median delay of due switches %.3f of the plan", m)
@@ -397,11 +398,11 @@ func judgeDecide(t *testing.T, tr trial) {
 	}
 }
 
-func TestDecisions(t *testing.T) { judgeDecide(t, trial{"generator", makeWorld, kinds, 1500, 1}) }
+func TestDecisions(t *testing.T) { judgeDecide(t, trial{"generator", makeWorld, kinds, 1500, 1, 0.05}) }
 
 func TestSoakDecisions(t *testing.T) {
 	if !soak() {
 		t.Skip("set TARBERT_SOAK=1")
 	}
-	judgeDecide(t, trial{"generator", makeWorld, kinds, 20000, 99})
+	judgeDecide(t, trial{"generator", makeWorld, kinds, 10000, 99, 0.05})
 }

@@ -35,6 +35,7 @@ type seen struct {
 	unknown                Hours
 	recent                 float64 // over the last three days
 	interruptions          int
+	stepped                bool    // progress changed in one step, beyond doubt
 	idle                   float64 // share of days lost to outages
 	outage                 float64 // days that the outage under way has lasted
 	falls                  float64 // by how much the mean was lowered for a fall beyond doubt
@@ -80,6 +81,7 @@ func (s Situation) evidence(breakEven float64) seen {
 	e := seen{unknown: unknown}
 	stands := func(d observedDay) bool { return d.progress < standstill*prior }
 	sinceStep := lastStep(days, standstill*prior)
+	e.stepped = !math.IsInf(sinceStep, 1)
 	works := func(d observedDay) bool { return !stands(d) && d.age < sinceStep }
 	weight, sum := priorDays, priorDays*prior
 	idle, all := outagePrior*outageDays, outageDays

@@ -57,5 +57,5 @@ func TestSoakDecisionsOnTheTrace(t *testing.T) {
 	if !soak() {
 		t.Skip("set TARBERT_SOAK=1")
 	}
-	judgeDecide(t, trial{"trace", makeTraceWorld(t), traceKinds, 10000, 20261128})
+	judgeDecide(t, trial{"trace", makeTraceWorld(t), traceKinds, 10000, 20261128, 0.05})
 }

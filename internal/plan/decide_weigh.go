@@ -52,7 +52,7 @@ func (d *Decision) weigh(s Situation, e seen) {
 	// What stays open however long one looks is the other side: then many looks
 	// that agree count for as much as one that is sure.
 	looks := steady
-	if d.Confidence >= sure || e.falls > 0 {
+	if d.Confidence >= sure || e.falls > 0 || e.stepped {
 		looks = patience
 	}
 	switch {
