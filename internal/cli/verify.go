@@ -31,7 +31,7 @@ type verifyFlags struct {
 	seed                             uint64
 	margin                           spec.Margin
 	top                              int
-	all                              bool
+	all, strict                      bool
 	explain                          bool
 	explainWith                      string
 	watch                            watchFlags
@@ -83,6 +83,7 @@ The same command after an interruption goes on where it stopped. docs/howto/veri
 	fl.IntVar(&f.maxTokens, "max-tokens", 0, "tokens that the reference adds to each; default: the budget's")
 	fl.IntVar(&f.long, "long", 4096, "tokens of a long-context prompt")
 	fl.BoolVar(&f.all, "all", false, "ask every prompt, also when the verdict is certain before")
+	fl.BoolVar(&f.strict, "strict", false, "refuse settings that may colour numbers (prefix caching) also where they did not")
 	fl.BoolVar(&f.explain, "explain", false, "when it fails, look for the cause by experiments")
 	fl.StringVar(&f.explainWith, "explain-with", "", `command that serves the candidate's model on {port}, to be tried again with other flags: "vllm serve ./model --port {port} …"`)
 	fl.StringVar(&f.tokenizer, "tokenizer", "", "directory with tokenizer.json; default: a side that is a directory, else the reference's /tokenize")
@@ -242,7 +243,7 @@ func (s *sides) judge(ctx context.Context, in verify.Input) (*verify.Report, err
 	}
 	in.Sequential = !f.all
 	if f.runs("contract") {
-		in.Probe = verify.ProbeOptions{Prompt: made.probe, Text: made.probeText, Top: f.top, Vocab: s.vocab}
+		in.Probe = verify.ProbeOptions{Prompt: made.probe, Text: made.probeText, Top: f.top, Vocab: s.vocab, EOS: made.eos, Strict: f.strict}
 	}
 	if f.runs("decode") {
 		in.Decode = verify.DecodeOptions{Prompts: max(24, f.count/4)}

@@ -225,7 +225,7 @@ type runIdentity struct {
 
 func (s *sides) identity() runIdentity {
 	f := *s.flags
-	id := runIdentity{Prompts: f.prompts, Flags: []any{f.seed, f.count, f.maxTokens, f.long, f.top, f.strata, f.all, f.stages, f.margin}}
+	id := runIdentity{Prompts: f.prompts, Flags: []any{f.seed, f.count, f.maxTokens, f.long, f.top, f.strata, f.all, f.strict, f.stages, f.margin}}
 	for _, e := range append([]*end{s.reference, s.candidate, s.floorEnd}, s.replicas...) {
 		if e != nil {
 			id.Stacks, id.Models = append(id.Stacks, e.stack), append(id.Models, e.identity.Model)
@@ -263,6 +263,7 @@ type made struct {
 	scope     []string
 	probe     []int
 	probeText string
+	eos       []int
 }
 
 // makePrompts plans stems, opens each side's way to its numbers with one of
@@ -281,6 +282,9 @@ func (s *sides) makePrompts(ctx context.Context) (made, error) {
 		return m, fmt.Errorf("reference: %q is %d tokens", m.probeText, len(m.probe))
 	}
 	m.probe = m.probe[:min(len(m.probe), 8)]
+	if tok != nil {
+		m.eos = tok.EOS()
+	}
 	if err := s.openAccess(ctx, m.probe); err != nil {
 		return m, err
 	}

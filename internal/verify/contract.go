@@ -37,10 +37,39 @@ type Contract struct {
 // users would see fails; a setting under which log-probabilities mean nothing
 // is inconclusive and names the flag to change.
 func CheckContract(ref, cand Observed) []gate.Check {
-	checks := []gate.Check{templateCheck(ref, cand), textCheck(ref, cand)}
+	checks := []gate.Check{vocabularyCheck(ref, cand), templateCheck(ref, cand), textCheck(ref, cand)}
 	checks = append(checks, meaningChecks("reference", ref)...)
 	checks = append(checks, meaningChecks("candidate", cand)...)
-	return append(checks, parameterCheck(ref, cand), contextCheck(ref, cand))
+	return append(checks, batchCheck(ref, cand), parameterCheck(ref, cand), contextCheck(ref, cand))
+}
+
+// vocabularyCheck refuses to compare numbers about tokens that are not the same.
+func vocabularyCheck(ref, cand Observed) gate.Check {
+	c := gate.Check{Name: "vocabulary", Verdict: gate.Pass, Detail: "not told by one of the sides; token ids are taken to mean the same"}
+	if len(ref.Spelled) == 0 || len(cand.Spelled) == 0 {
+		return c
+	}
+	for i, text := range SpellingCases() {
+		if i < len(ref.Spelled) && i < len(cand.Spelled) && !slices.Equal(ref.Spelled[i], cand.Spelled[i]) {
+			c.Verdict = gate.Inconclusive
+			c.Detail = fmt.Sprintf("%q is %v to the reference and %v to the candidate: token ids mean different texts, so no number can be compared; serve both with one tokenizer",
+				text, ref.Spelled[i], cand.Spelled[i])
+			return c
+		}
+	}
+	c.Detail = fmt.Sprintf("%d texts have the same token ids", len(ref.Spelled))
+	return c
+}
+
+// batchCheck says what a request among others does to its numbers; how much of
+// that is too much is for the load part to judge.
+func batchCheck(ref, cand Observed) gate.Check {
+	c := gate.Check{Name: "batch", Verdict: gate.Pass, Detail: fmt.Sprintf(
+		"one of four requests differs from the same alone by %.2g nats (reference) and %.2g (candidate)", ref.BatchShift, cand.BatchShift)}
+	if cand.BatchShift > unsteady {
+		c.Detail += ": the load part judges it; try VLLM_BATCH_INVARIANT=1"
+	}
+	return c
 }
 
 // meaningless says that a check forbids to believe any number.
@@ -126,6 +155,10 @@ func meaningChecks(side string, o Observed) []gate.Check {
 	switch {
 	case o.Keys == engine.KeysText:
 		return bad("log-probabilities are named by text, where tokens of equal text overwrite each other; use an engine that honours return_tokens_as_token_ids")
+	case max(o.RepeatShift, o.CacheShift) > unsteady && cached(o):
+		return bad("the repeat of a request differs by %.2g nats, and a prefix cache answers it; start it with --no-enable-prefix-caching", max(o.RepeatShift, o.CacheShift))
+	case max(o.RepeatShift, o.CacheShift) > unsteady:
+		return bad("two equal requests differ by %.2g nats: nothing can be compared with that", max(o.RepeatShift, o.CacheShift))
 	case o.TemperatureShift > processedShift:
 		return bad("log-probabilities change by %.2g nats with the temperature: they are processed; start it with --logprobs-mode raw_logprobs", o.TemperatureShift)
 	case o.FarBelow > filtered:
@@ -134,15 +167,21 @@ func meaningChecks(side string, o Observed) []gate.Check {
 		return bad("the likeliest %d tokens sum to %.3f", o.Top, o.Sum)
 	case o.Speculative:
 		return bad("it decodes speculatively, so that the draft model is part of what is measured; start it without --speculative-config")
-	case o.RepeatShift > unsteady && o.Cached > 0:
-		return bad("the repeat of a request differs by %.2g nats and took %d tokens from a prefix cache; start it with --no-enable-prefix-caching", o.RepeatShift, o.Cached)
-	case o.RepeatShift > unsteady:
-		return bad("two equal requests differ by %.2g nats: nothing can be compared with that", o.RepeatShift)
-	case o.BatchShift > unsteady:
-		return bad("a request among others differs by %.2g nats from the same one alone; try batch-invariant mode (VLLM_BATCH_INVARIANT=1)", o.BatchShift)
+	case o.PathShift > processedShift:
+		return bad("a token's log-probability is %.2g nats off between generation and teacher forcing: the sampler works on a reduced or filtered vocabulary; start it without enable_reduce_sample (Ascend's additional_config) and with --generation-config vllm", o.PathShift)
+	}
+	if cached(o) && o.Strict {
+		return bad("prefix caching is on, so that numbers depend on what was asked before; start it with --no-enable-prefix-caching (SGLang: --disable-radix-cache)")
+	}
+	if cached(o) {
+		return []gate.Check{{Name: "meaning", Verdict: gate.Pass, Detail: fmt.Sprintf(
+			"%s: log-probabilities are raw and by id; prefix caching is on, and a repeat from it differs by %.2g nats (--strict refuses it)", side, o.CacheShift)}}
 	}
 	return []gate.Check{{Name: "meaning", Verdict: gate.Pass, Detail: side + ": log-probabilities are raw, by id, and the same again"}}
 }
+
+// cached says that a prefix cache is on, as far as the endpoint tells.
+func cached(o Observed) bool { return o.Cached > 0 || o.Flags[engine.FlagPrefixCaching] == "True" }
 
 // parameterCheck fails on a parameter that only the reference honours.
 func parameterCheck(ref, cand Observed) gate.Check {

@@ -58,7 +58,7 @@ func endpoint(t *testing.T, request, answer func(path string, m map[string]any))
 	return &engine.Client{URL: s.URL, Model: "m", Vocab: 264}
 }
 
-var probe = ProbeOptions{Prompt: []int{'2', '1', '7', '+', '9', '0', '4', '='}, Text: "217+904=", Top: 20, Vocab: 264}
+var probe = ProbeOptions{Prompt: []int{'2', '1', '7', '+', '9', '0', '4', '='}, Text: "217+904=", Top: 20, Vocab: 264, EOS: []int{258}}
 
 func observe(t *testing.T, c *engine.Client) Observed {
 	t.Helper()
@@ -73,6 +73,17 @@ func addPromptTokens(m map[string]any, n float64) {
 	if u, ok := m["usage"].(map[string]any); ok {
 		u["prompt_tokens"] = u["prompt_tokens"].(float64) + n
 	}
+}
+
+func choicesOf(m map[string]any) []map[string]any {
+	var out []map[string]any
+	list, _ := m["choices"].([]any)
+	for _, ch := range list {
+		if c, ok := ch.(map[string]any); ok {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // eachLogProb changes the log-probabilities of an answer's first token.
@@ -148,6 +159,19 @@ func TestContractOfRealAndBrokenEndpoints(t *testing.T) {
 				})
 			}
 		}, gate.Inconclusive, "meaning", "enable_reduce_sample"},
+		{"a reduced sampler", nil, func(_ string, m map[string]any) {
+			for _, ch := range choicesOf(m) {
+				if ch["prompt_logprobs"] == nil && ch["logprobs"] != nil { // only what is generated is normalised anew
+					eachLogProb(m, func(v float64) float64 { return 0.9 * v })
+				}
+			}
+		}, gate.Inconclusive, "meaning", "enable_reduce_sample"},
+		{"another vocabulary", nil, func(p string, m map[string]any) {
+			if ids, ok := m["tokens"].([]any); ok && strings.HasSuffix(p, "tokenize") {
+				ids[0] = ids[0].(float64) + 1
+			}
+		}, gate.Inconclusive, "vocabulary", "token ids mean different texts"},
+		{"end of text ignored", func(_ string, m map[string]any) { m["ignore_eos"] = true }, nil, gate.Fail, "parameters", "end of text"},
 		{"keys by text", drop("return_tokens_as_token_ids"), nil, gate.Inconclusive, "meaning", "return_tokens_as_token_ids"},
 		{"another answer each time", nil, func(_ string, m map[string]any) {
 			if calls++; m["choices"] != nil {
@@ -167,6 +191,26 @@ func TestContractOfRealAndBrokenEndpoints(t *testing.T) {
 				t.Errorf("%s: %s; want %s by %q saying %q", got.Verdict, got.Reason, c.want, c.check, c.says)
 			}
 		})
+	}
+	cachedSide := ref
+	cachedSide.Flags = map[string]string{engine.FlagPrefixCaching: "True"}
+	for _, c := range []struct {
+		name   string
+		shift  float64
+		strict bool
+		want   gate.Verdict
+		says   string
+	}{
+		{"a cache that changes nothing", 0.01, false, gate.Pass, "prefix caching is on"},
+		{"a cache that changes numbers", 0.9, false, gate.Inconclusive, "--no-enable-prefix-caching"},
+		{"any cache, strictly", 0, true, gate.Inconclusive, "--no-enable-prefix-caching"},
+	} {
+		o := cachedSide
+		o.CacheShift, o.Strict = c.shift, c.strict
+		checks := meaningChecks("candidate", o)
+		if checks[0].Verdict != c.want || !strings.Contains(checks[0].Detail, c.says) {
+			t.Errorf("%s: %+v", c.name, checks[0])
+		}
 	}
 	speculative := ref
 	speculative.Speculative = true

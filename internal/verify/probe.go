@@ -16,7 +16,7 @@ type Prober interface {
 	Generate(ctx context.Context, r engine.GenerateRequest) ([]engine.Generated, error)
 	ChatTokens(ctx context.Context, messages, tools json.RawMessage) (int, error)
 	Models(ctx context.Context) ([]engine.ModelInfo, error)
-	Metrics(ctx context.Context) (string, error)
+	Identify(ctx context.Context) (engine.Identity, error)
 }
 
 // ProbeOptions of Observe.
@@ -24,7 +24,9 @@ type ProbeOptions struct {
 	Prompt []int // token ids to continue, at least two
 	Text   string
 	Top    int
-	Vocab  int // 0 = not known
+	Vocab  int   // 0 = not known
+	EOS    []int // ids that end a text; nil = not known
+	Strict bool  // a setting that may colour numbers is refused, whether it did or not
 }
 
 // Observed is what one endpoint did, without judgement.
@@ -52,6 +54,18 @@ type Observed struct {
 	RepeatShift float64 `json:"repeat_shift"`
 	BatchShift  float64 `json:"batch_shift"`
 	Cached      int     `json:"cached"` // prompt tokens of the repeat that came from a cache
+	// CacheShift is the largest change between a long prompt and its repeat,
+	// which a prefix cache answers.
+	CacheShift float64 `json:"cache_shift"`
+	// PathShift is the largest change of a log-probability between generation
+	// and teacher forcing of the same token after the same text: the sampler's
+	// own arithmetic, or a reduced vocabulary, if they are not the model's.
+	PathShift float64 `json:"path_shift"`
+	// Spelled are the token ids of SpellingCases, where the endpoint tokenizes.
+	Spelled [][]int `json:"spelled,omitempty"`
+	Strict  bool    `json:"strict,omitempty"`
+	// Flags are the settings that the endpoint tells of.
+	Flags map[string]string `json:"flags,omitempty"`
 	// Parameters that were honoured, or why not; empty = honoured.
 	Parameters map[string]string `json:"parameters"`
 	// Speculative: the engine's metrics count draft tokens.
@@ -106,11 +120,12 @@ func quote(s string) string {
 // is an error: what the endpoint refuses is an observation.
 func Observe(ctx context.Context, p Prober, o ProbeOptions) (Observed, error) {
 	w := &watcher{ctx: ctx, p: p, o: o, seen: Observed{
-		Parameters: map[string]string{}, TextTokens: -1, IDTokens: -1, IDsSent: len(o.Prompt),
+		Parameters: map[string]string{}, TextTokens: -1, IDTokens: -1, IDsSent: len(o.Prompt), Strict: o.Strict,
 	}}
 	w.identity()
 	w.templates()
 	w.logProbs()
+	w.cache()
 	w.parameters()
 	return w.seen, ctx.Err()
 }
@@ -141,17 +156,30 @@ func (w *watcher) one(r engine.GenerateRequest) (engine.Generated, error) {
 }
 
 func (w *watcher) identity() {
-	models, err := w.p.Models(w.ctx)
-	if w.note("models", err); len(models) > 0 {
-		w.seen.MaxModelLen = models[0].MaxModelLen
+	id, err := w.p.Identify(w.ctx)
+	w.note("models", err)
+	w.seen.MaxModelLen, w.seen.Flags = id.MaxModelLen, id.Flags
+	on := id.Flags[engine.FlagSpeculative]
+	w.seen.Speculative = on != "" && on != "False" && on != "None"
+	spell, ok := w.p.(interface {
+		Tokenize(ctx context.Context, text string) ([]int, error)
+	})
+	if !ok {
+		return
 	}
-	if page, err := w.p.Metrics(w.ctx); err == nil { // many gateways have none
-		for _, line := range strings.Split(page, "\n") {
-			if strings.Contains(line, "spec_decode_num_draft_tokens") && !strings.HasPrefix(line, "#") {
-				w.seen.Speculative = true
-			}
+	for _, text := range SpellingCases() {
+		ids, err := spell.Tokenize(w.ctx, text)
+		if err != nil {
+			w.seen.Spelled = nil // it does not tokenize
+			return
 		}
+		w.seen.Spelled = append(w.seen.Spelled, ids)
 	}
+}
+
+// SpellingCases are texts whose token ids show whether two vocabularies are one.
+func SpellingCases() []string {
+	return []string{"The ferry leaves the island at seven.", "渡船七点离开小岛。", "x = [0x1f, 3.14, -7]\n\treturn x", "👩🏽‍🔬 é ﷽"}
 }
 
 func (w *watcher) templates() {
@@ -189,6 +217,7 @@ func (w *watcher) logProbs() {
 	if w.note("the same request again", err); err == nil {
 		w.seen.RepeatShift, w.seen.Cached = shift(warm, again), again.CachedTokens
 	}
+	w.paths(warm)
 	ask.Temperature = 0.5
 	half, err := w.one(ask)
 	if w.note("temperature 0.5", err); err == nil {
@@ -207,6 +236,46 @@ func (w *watcher) logProbs() {
 		if w.note("a text prompt", err); err == nil {
 			w.seen.TextTokens = text.PromptTokens
 		}
+	}
+}
+
+// paths scores what was just written, and compares.
+func (w *watcher) paths(warm engine.Generated) {
+	scorer, ok := w.p.(Scorer)
+	if !ok || len(warm.Positions) != 1 {
+		return
+	}
+	text := append(append([]int{}, w.o.Prompt...), warm.Positions[0].Token)
+	got, err := scorer.Score(w.ctx, [][]int{text}, w.o.Top)
+	if w.note("the written token scored", err); err == nil && len(got) == 1 && len(got[0]) == len(text) {
+		w.seen.PathShift = shift(warm, engine.Generated{Positions: got[0][len(text)-1:]})
+	}
+}
+
+// cachedPrompt is how long a prompt is repeated to: several blocks of any engine.
+const cachedPrompt = 320
+
+// cache asks a long prompt twice: the second time a prefix cache may answer.
+func (w *watcher) cache() {
+	n := cachedPrompt
+	if w.seen.MaxModelLen > 0 {
+		n = min(n, w.seen.MaxModelLen-2)
+	}
+	if n < 2*len(w.o.Prompt) {
+		return
+	}
+	long := make([]int, n)
+	for i := range long {
+		long[i] = w.o.Prompt[i%len(w.o.Prompt)]
+	}
+	ask := engine.GenerateRequest{Tokens: long, MaxTokens: 1, Temperature: 1, Top: w.o.Top, Seed: seed(2)}
+	cold, err := w.one(ask)
+	if w.note("a long prompt", err); err != nil {
+		return
+	}
+	again, err := w.one(ask)
+	if w.note("a long prompt again", err); err == nil {
+		w.seen.CacheShift, w.seen.Cached = shift(cold, again), max(w.seen.Cached, again.CachedTokens)
 	}
 }
 
@@ -294,6 +363,18 @@ func (w *watcher) parameters() {
 		return "", nil
 	})
 	try("stop", w.stop)
+	if len(w.o.EOS) == 0 {
+		return
+	}
+	try("end of text", func() (string, error) {
+		r := base
+		r.IgnoreEOS, r.LogitBias = false, map[int]float64{}
+		for _, id := range w.o.EOS {
+			r.LogitBias[id] = 100
+		}
+		g, err := w.one(r)
+		return unless(g.FinishReason == "stop", "a forced end-of-text token did not end the answer: finish_reason "+g.FinishReason), err
+	})
 }
 
 // stop checks that a text which the model is about to write ends the answer.
