@@ -195,6 +195,33 @@ def differs(ours, theirs):
     return None
 
 
+class Adjustment:
+    """What a supervisor asks of a run that went wrong (TARBERT_ADJUST); no part of the recipe."""
+
+    def __init__(self, path):
+        self.skip, self.rates = [], []
+        if not path:
+            return
+        try:
+            with open(path, "rb") as f:
+                raw = json.load(f)
+            if unknown := set(raw) - {"skip", "lr"}:
+                raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
+            self.skip = [(int(a), int(b)) for a, b in raw.get("skip") or []]
+            self.rates = [(int(r["from"]), int(r["to"]), float(r["scale"])) for r in raw.get("lr") or []]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise Refused(f"adjustments {path}: {e}") from e
+        for *_, scale in self.rates:
+            if not 0 < scale <= 1:
+                raise Refused(f"adjustments {path}: a learning rate scaled by {scale}; want more than 0 and at most 1")
+
+    def skips(self, step):
+        return any(a <= step <= b for a, b in self.skip)
+
+    def scale(self, step):
+        return math.prod(s for a, b, s in self.rates if a <= step <= b)
+
+
 class Events:
     """Appends the contract's lines; a line that a killed writer left unfinished is ended first."""
 

@@ -55,6 +55,18 @@ class Order:
         return out
 
 
+def digest(sequences, most=1 << 16):
+    """Names a step's data by its tokens (FNV-1a, 64 bits); None for more than `most` of them, which would take too long here."""
+    h, n = 0xCBF29CE484222325, 0
+    for tokens in sequences:
+        n += len(tokens)
+        if n > most:
+            return None
+        for byte in b"".join(t.to_bytes(4, "little") for t in tokens) + b"\n":
+            h = (h ^ byte) * 0x100000001B3 & _MASK
+    return f"{h:016x}"
+
+
 def rate(o, step, total):
     """The learning rate of a step (from 0) of a stage of `total` steps."""
     if step < o["warmup"]:

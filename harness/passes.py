@@ -3,6 +3,9 @@ and its gradient, over micro-batches and ranks, and the objectives of the
 reference trainer (internal/reference/trainer/objective.go, correction.go).
 """
 
+import math
+import time
+
 import torch
 import torch.distributed as dist
 
@@ -125,7 +128,7 @@ def backward(model, samples, objective, most, world, z=0.0, router_z=0.0, seen=N
     the one with the most, on `spare` and for nothing if need be, for each pass is a collective act."""
     cuts = [[samples[i] for i in run] for run in micro_batches(samples, most)]
     passes = int(over_ranks([len(cuts)], model.device, dist.ReduceOp.MAX if dist.is_initialized() else None)[0])
-    total = torch.zeros(3, dtype=torch.float64)
+    total, model.seconds = torch.zeros(3, dtype=torch.float64), 0.0
     for k in range(passes):
         idle = k >= len(cuts)
         counted, model.load = model.load, None if idle else model.load
@@ -136,7 +139,11 @@ def backward(model, samples, objective, most, world, z=0.0, router_z=0.0, seen=N
             model.run.require_backward_grad_sync = last
         elif hasattr(model.net, "set_requires_gradient_sync"):
             model.net.set_requires_gradient_sync(last)
+        began = time.perf_counter()
         logits = micro.logits(model)
+        if model.device.type != "cpu":
+            getattr(torch, model.device.type).synchronize()
+        model.seconds += time.perf_counter() - began
         lse = logits.logsumexp(-1)
         logp = logits.gather(1, micro.target[:, None])[:, 0] - lse
         loss = 0.0 * logp.double().sum() if idle else objective(micro, logp)
@@ -160,10 +167,19 @@ def backward(model, samples, objective, most, world, z=0.0, router_z=0.0, seen=N
     return loss + z_part + router_part, z_part, router_part
 
 
+def squares(model):
+    """The squared norm of every parameter's gradient, the same on every rank: {name: float}."""
+    local, spread = {}, False
+    for name, p in model.parameters.items():
+        if p.grad is not None:
+            spread = hasattr(p.grad, "to_local")
+            local[name] = p.grad.to_local() if spread else p.grad
+    norms = torch.stack(torch._foreach_norm(list(local.values()))).double().square()
+    if spread:
+        dist.all_reduce(norms)
+    return dict(zip(local, norms.tolist()))
+
+
 def gradient_norm(model):
-    """The Euclidean norm of all gradients together, the same on every rank."""
-    grads = [p.grad for p in model.parameters.values() if p.grad is not None]
-    squares = torch.stack(torch._foreach_norm([g.to_local() if hasattr(g, "to_local") else g for g in grads])).double().square().sum()
-    if grads and hasattr(grads[0], "to_local"):
-        dist.all_reduce(squares)
-    return squares.sqrt().item()
+    """The Euclidean norm of all gradients together."""
+    return math.sqrt(sum(squares(model).values()))

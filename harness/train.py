@@ -4,7 +4,7 @@ SFT and GRPO or GSPO of transformers' deepseek_v3, qwen3 and qwen3_moe on CUDA, 
 A run is the reference trainer's run: the same recipe, order of data, schedule, losses and random draws, and
 checkpoints that either side resumes. One process per rank; torchrun's variables say which it is.
 
-CUDA and NPU: `python launch.py` chooses. NPU (torch_npu, HCCL) has never been run: no such chip was at hand.
+launch.py starts it. NPU (torch_npu, HCCL) has never been run: no such chip was at hand.
 """
 
 import json
@@ -30,9 +30,10 @@ except ImportError as e:
 
 import data
 import passes
-import portable
+import replay
 import rollout
-from models import DTYPES, Files, Model, read_config
+import saving
+from models import Files, Model, read_config
 
 
 class Ranks:
@@ -77,11 +78,12 @@ class Training:
     def __init__(self, env, recipe, ranks, events):
         self.env, self.recipe, self.ranks, self.events = env, recipe, ranks, events
         self.asked = False
+        self.adjust = contract.Adjustment(env["TARBERT_ADJUST"])
         resume = env["TARBERT_RESUME"]
         self.state = {"step": 0, "tokens": 0}
         self.identity = recipe.identity()
         if resume:
-            self._check(resume)
+            self.state = saving.check(self, resume)
         source = resume or self._initial()
         self.config = read_config(resume or recipe.model)
         self.step, self.tokens = self.state["step"], self.state["tokens"]
@@ -90,21 +92,7 @@ class Training:
         self._read_data()
         self._optimizer()
         if resume:
-            self._moments(resume)
-
-    def _check(self, resume):
-        """Proves the checkpoint whole and of this run. Rank 0 hashes it; the others would read the same files."""
-        if self.ranks.first:
-            self.state = portable.verify(resume)
-        if self.ranks.world > 1:
-            dist.barrier()
-            with open(os.path.join(resume, "state.json"), "rb") as f:
-                self.state = json.load(f)
-        theirs = (self.state.get("extra") or {}).get("run")
-        if theirs and (what := contract.differs(self.identity, theirs)):
-            raise Refused(f"resume {resume}: it is of another run: {what} differs; start anew with empty checkpoints or restore the recipe")
-        if not 0 <= self.state["step"] <= self.recipe.steps:
-            raise Refused(f"resume {resume}: step {self.state['step']} is outside the recipe's {self.recipe.steps} steps")
+            saving.moments(self, resume)
 
     def _initial(self):
         """Where the first weights lie: beside config.json, or where tarbert drew them from the seed."""
@@ -151,20 +139,8 @@ class Training:
         for p in named.values():
             self.adam.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
-    def _moments(self, resume):
-        """Reads the moments back, and how many updates lie behind them: as the state says, else the steps of its stage."""
-        files, s, sft = Files(resume, "optimizer"), self.state, self.recipe.sft["steps"]
-        with torch.no_grad():
-            for name, p in self.model.parameters.items():
-                for which in ("exp_avg", "exp_avg_sq"):
-                    full = self.model.whole(name, lambda logical, shape: files.take(f"{which}.{logical}", shape))
-                    self.model.assign(self.adam.state[p][which], full)
-        n = (s.get("schedule") or {}).get("optimizer_steps")
-        if n is None or not 0 <= n <= s["step"]:
-            n = max(s["step"] - sft, 0) if s.get("stage") == "grpo" else s["step"]
-        self._count(int(n))
-
-    def _count(self, updates):
+    def count(self, updates):
+        """How many updates lie behind the moments: AdamW's bias correction needs it."""
         self.updates = updates
         for st in self.adam.state.values():
             st["step"].fill_(float(updates))
@@ -173,18 +149,22 @@ class Training:
 
     def next(self):
         sft = self.recipe.sft["steps"]
-        if self.step < sft:
-            return self._sft()
         if self.step == sft:
             self._optimizer()  # a new objective: the old moments would point its first steps the old way
-        return self._grpo(self.step - sft)
+        if self.adjust.skips(self.step + 1):
+            self.step += 1
+            self.events.say(event="step", step=self.step, stage=self.recipe.stage(self.step), tokens=0, total_tokens=self.tokens, adjusted="skip")
+        elif self.step < sft:
+            self._sft()
+        else:
+            self._grpo(self.step - sft)
 
-    def _mine(self, batch):
+    def mine(self, batch):
         return batch[self.ranks.rank::self.ranks.world]
 
-    def _backward(self, batch, objective, penalties, counted, seen=None):
+    def backward(self, batch, objective, penalties, counted, seen=None):
         """The gradient of the batch's part that is this rank's."""
-        self.adam.zero_grad(set_to_none=False)
+        self.adam.zero_grad(set_to_none=True)
         spare = passes.Sample([0, 0], 1)
         targets, rows = counted
         return passes.backward(self.model, batch, objective, self.recipe.torchrun["micro_tokens"], self.ranks.world,
@@ -197,10 +177,10 @@ class Training:
         targets = sum(s.targets for s in batch)
         if sft["router_bias"] > 0:
             self.model.count_load()
-        sums = self._backward(self._mine(batch), passes.cross_entropy(targets), self.recipe.reference["sft"],
+        sums = self.backward(self.mine(batch), passes.cross_entropy(targets), self.recipe.reference["sft"],
                               (targets, sum(len(s.tokens) - 1 for s in batch)))
         load = self.model.take_load() if sft["router_bias"] > 0 else None
-        self._finish(sft["optimizer"], data.rate(sft["optimizer"], self.step, sft["steps"]), sums, sum(len(s.tokens) for s in batch))
+        self._finish(sft["optimizer"], data.rate(sft["optimizer"], self.step, sft["steps"]), sums, sum(len(s.tokens) for s in batch), data.digest(s.tokens for s in batch))
         if load is not None:
             self.model.balance(load, sft["router_bias"])
 
@@ -208,7 +188,7 @@ class Training:
         r = self.recipe.grpo
         self.events.enter("rollout")
         asked = list(enumerate(self.problems[g * r["prompts"]:(g + 1) * r["prompts"]]))
-        rolls = rollout.roll(self.model, r, self.recipe.seed, g, [(i, p) for i, (p, _) in self._mine(asked)], self.eos)
+        rolls = rollout.roll(self.model, r, self.recipe.seed, g, [(i, p) for i, (p, _) in self.mine(asked)], self.eos)
         batch, tally = self._judge(rolls, dict(asked))
         self.events.enter("step")
         names = ("rollouts", "reward", "thinks", "cut", "kept", "length", "entropy", "samples", "predicted", "tokens", "rows")
@@ -238,8 +218,8 @@ class Training:
             weighed["n"] += len(w)
 
         objective = passes.policy(r, correction, t["predicted"], t["samples"], weigh)
-        sums = self._backward(batch, objective, self.recipe.reference["grpo"], (t["predicted"], t["rows"]), seen)
-        self._finish(r["optimizer"], data.rate(r["optimizer"], g, r["steps"]), sums, int(t["tokens"]), meters)
+        sums = self.backward(batch, objective, self.recipe.reference["grpo"], (t["predicted"], t["rows"]), seen)
+        self._finish(r["optimizer"], data.rate(r["optimizer"], g, r["steps"]), sums, int(t["tokens"]), data.digest(p for _, (p, _) in asked), meters)
         self._mismatch(gap, weighed, correction)
 
     def _mismatch(self, gap, weighed, correction):
@@ -279,10 +259,11 @@ class Training:
                   "rows": sum(len(s.tokens) - 1 for s in batch)}
         return batch, tally
 
-    def _finish(self, h, rate, sums, tokens, meters=None):
+    def _finish(self, h, rate, sums, tokens, digest, meters=None):
         """Clips, moves the weights, counts and reports."""
         loss, z, router_z = sums
-        norm = passes.gradient_norm(self.model)
+        norm, scale = passes.gradient_norm(self.model), self.adjust.scale(self.step + 1)
+        rate *= scale
         line = {"event": "step", "step": self.step + 1, "stage": self.recipe.stage(self.step + 1), "loss": loss, "grad_norm": norm, "lr": rate}
         if not math.isfinite(loss + norm):
             self.events.say(**line, tokens=0)
@@ -296,74 +277,18 @@ class Training:
             self.updates += 1
         self.step += 1
         self.tokens += tokens
-        line |= {"tokens": tokens, "total_tokens": self.tokens} | ({"z_loss": z} if z else {}) | ({"router_z_loss": router_z} if router_z else {})
-        self.events.say(**line, **(meters or {}))
+        line |= {"tokens": tokens, "total_tokens": self.tokens} | ({"data": digest} if digest else {}) | ({"adjusted": "lr"} if scale != 1 else {})
+        line |= ({"z_loss": z} if z else {}) | ({"router_z_loss": router_z} if router_z else {})
+        seconds = self._rank_seconds()
+        self.events.say(**line, **(meters or {}), **seconds)
 
-    # Checkpoints.
-
-    def save(self):
-        """Commits a checkpoint of the steps done, reports it and prunes old ones. Every rank gives its share; rank 0 writes."""
-        self.events.enter("checkpoint")
-        root = self.env["TARBERT_CHECKPOINTS"]
-        w = portable.Writer(root, self.step) if self.ranks.first else None
-        try:
-            self._write(w)
-            directory = w.commit(self._describe()) if w else None
-        except BaseException:
-            if w:
-                w.abort()
-            raise
-        if w:
-            self.events.say(event="checkpoint", step=self.step, dir=directory)
-            portable.prune(root, self.recipe.kept(portable.committed(root)))
-        if self.ranks.world > 1:
-            dist.barrier()
-
-    def _write(self, w):
-        m = self.model
-        shapes, fetch = m.tensors(lambda n: m.parameters[n])
-        others = {n: b.float().cpu() for n, b in m.buffers.items()} | m.extra
-        listed = {n: ("F32", s) for n, s in shapes.items()} | {n: (_dtype(n, t), tuple(t.shape)) for n, t in others.items()}
-        self._file(w, "model.safetensors", listed, lambda n: others[n] if n in others else fetch(n))
-        listed, fetches = {}, {}
-        for which in ("exp_avg", "exp_avg_sq"):
-            shapes, fetch = m.tensors(lambda n, which=which: self.adam.state[m.parameters[n]][which])
-            listed |= {f"{which}.{n}": ("F32", s) for n, s in shapes.items()}
-            fetches[which] = fetch
-        self._file(w, "optimizer.safetensors", listed, lambda n: fetches[n.partition(".")[0]](n.partition(".")[2]))
-        if w:
-            w.put("config.json", self._config())
-            w.companions(self.recipe.model)
-
-    @staticmethod
-    def _file(w, name, listed, fetch):
-        """One file; other ranks only take part in bringing the tensors together."""
-        if w:
-            w.tensors(name, listed, lambda n: fetch(n).contiguous().view(torch.uint8).numpy() if fetch is not None else None)
-        else:
-            for n in portable.file_order(listed):
-                fetch(n)
-
-    def _config(self):
-        """A checkpoint's config.json is passed on as it is; a model's is written for float32 weights."""
-        if resume := self.env["TARBERT_RESUME"]:
-            with open(os.path.join(resume, "config.json"), "rb") as f:
-                return f.read()
-        return portable.text_of(self.config)
-
-    def _describe(self):
-        sft, r = self.recipe.sft["steps"], self.recipe
-        if self.step < sft:
-            epoch, position = divmod(self.step * r.sft["batch"], self.order.n)
-        else:
-            epoch, position = 0, (self.step - sft) * r.grpo["prompts"]
-        precision = r.torchrun["precision"]
-        layout = self.model.layout + ("" if precision == "float32" else f", {precision} arithmetic")
-        return {"tokens": self.tokens, "stage": r.stage(self.step), "cursor": {"epoch": epoch, "position": position},
-                "schedule": {"optimizer_steps": self.updates},
-                "writer": {"trainer": "torchrun", "version": f"torch {torch.__version__}, transformers {transformers.__version__}",
-                           **self.ranks.describe(), "dtype": "float32", "layout": layout},
-                "extra": {"run": self.identity}}
+    def _rank_seconds(self):
+        """Each rank's own time in the step's forward passes; where a pass itself waits for peers (fsdp2), nothing."""
+        if self.ranks.world == 1 or self.recipe.torchrun["parallel"] != "ddp":
+            return {}
+        own = [0.0] * self.ranks.world
+        own[self.ranks.rank] = self.model.seconds
+        return {"rank_seconds": passes.over_ranks(own, self.ranks.device)}
 
     # The run.
 
@@ -375,30 +300,27 @@ class Training:
         return passes.over_ranks([float(self.asked)], self.ranks.device)[0] > 0
 
     def run(self):
+        if self.env["TARBERT_REPLAY"]:
+            return replay.replay(self, self.env["TARBERT_REPLAY"])
         saved, r = self.step, self.recipe
         while self.step < r.steps:
             if self.told_to_stop():
                 if self.step > 0 and self.step != saved:
-                    self.save()
+                    saving.save(self)
                 raise Stopped(f"training stopped after step {self.step} of {r.steps}")
             self.next()
             if r.due(self.step):
-                self.save()
+                saving.save(self)
                 saved = self.step
         if saved != self.step or self.env["TARBERT_RESUME"]:
-            self.save()
+            saving.save(self)
         self.events.say(event="done", step=self.step)
-
-
-def _dtype(name, t):
-    if t.dtype not in DTYPES:
-        raise Refused(f"tensor {name} is {t.dtype}: not carried over")
-    return DTYPES[t.dtype]
 
 
 def environment():
     """The contract's variables."""
-    env = {n: os.environ.get(n, "") for n in ("TARBERT_EVENTS", "TARBERT_CHECKPOINTS", "TARBERT_RESUME", "TARBERT_RECIPE", "TARBERT_INITIAL")}
+    env = {n: os.environ.get(n, "") for n in ("TARBERT_EVENTS", "TARBERT_CHECKPOINTS", "TARBERT_RESUME", "TARBERT_RECIPE",
+                                                "TARBERT_ADJUST", "TARBERT_REPLAY", "TARBERT_INITIAL")}
     for name in ("TARBERT_EVENTS", "TARBERT_CHECKPOINTS", "TARBERT_RECIPE"):
         if not env[name]:
             raise Refused(f"{name} is not set: a trainer is started by its supervisor (docs/formats.md, trainer contract)")
@@ -411,7 +333,10 @@ def start():
     env = environment()
     recipe = contract.Recipe(env["TARBERT_RECIPE"])
     first = int(os.environ.get("RANK", 0)) == 0
-    events = contract.Events(env["TARBERT_EVENTS"]) if first else contract.Silence()
+    events = contract.Events(env["TARBERT_EVENTS"])
+    if "RANK" in os.environ:
+        events.say(event="rank", rank=int(os.environ["RANK"]), pid=os.getpid())
+    events = events if first else contract.Silence()
     events.enter("setup")
     if recipe.torchrun["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
