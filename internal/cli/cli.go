@@ -84,6 +84,7 @@ Try it:  tarbert release run examples/sums`,
 		a.certificateCommand(),
 		a.shimCommand(),
 		a.trainerCommand(),
+		a.torchrunCommand(),
 	)
 	return root
 }

@@ -67,6 +67,9 @@ func (a *app) runRelease(ctx context.Context, path string, o release.Options) er
 	if err != nil {
 		return badUsage("%w", err)
 	}
+	if err := a.trainerReady(ctx, s); err != nil {
+		return err
+	}
 	deps, done, err := a.deps(ctx)
 	if err != nil {
 		return err

@@ -83,7 +83,7 @@ type Plan struct {
 }
 
 // runsOn lists the vendors that a trainer, or the engine of this name, can use.
-var runsOn = map[string][]device.Vendor{"reference": {device.CPU}}
+var runsOn = map[string][]device.Vendor{"reference": {device.CPU}, "torchrun": {device.NVIDIA, device.Ascend, device.CPU}}
 
 // servingEngine is the engine that judges and serves.
 const servingEngine = "reference"

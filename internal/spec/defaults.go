@@ -1,6 +1,9 @@
 package spec
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // New is a release with the default of every field that has a fixed one. A
 // default that follows from another field is set by Load after decoding.
@@ -20,6 +23,7 @@ func New() *Release {
 				Reward: "answer", Temperature: 1, ClipLow: 0.2, ClipHigh: 0.28, Objective: "grpo",
 				Optimizer: optimizer(0.99),
 			},
+			Torchrun: Torchrun{Python: "python3", NProc: 1, Device: "auto", Parallel: "ddp", Precision: "float32", MicroTokens: 4096},
 		},
 		Verify:  Verify{Count: 64, Top: 20, Margin: Margin{Clip: 0.1}},
 		Compare: Compare{Reward: "answer"},
@@ -55,5 +59,9 @@ func (s *Release) resolvePaths() {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(s.Dir, filepath.FromSlash(*p))
 		}
+	}
+	// An interpreter without a slash is looked for in PATH.
+	if p := &s.Train.Torchrun.Python; strings.ContainsRune(*p, '/') && !filepath.IsAbs(*p) {
+		*p = filepath.Join(s.Dir, filepath.FromSlash(*p))
 	}
 }

@@ -62,6 +62,7 @@ func TestDefaults(t *testing.T) {
 				MaxTokens: 32, Temperature: 1, ClipLow: 0.2, ClipHigh: 0.28, Objective: "grpo",
 				Optimizer: Optimizer{LearningRate: 1e-4, Floor: 1, Betas: [2]float64{0.9, 0.99}, Epsilon: 1e-8, Clip: 1},
 			},
+			Torchrun: Torchrun{Python: "python3", NProc: 1, Device: "auto", Parallel: "ddp", Precision: "float32", MicroTokens: 4096},
 		},
 		Convert: Convert{Formats: []string{"bf16", "w8a8-ascend"}},
 		Verify: Verify{
@@ -148,6 +149,9 @@ func TestMistakes(t *testing.T) {
 		{"out of range", "    samples: 4", "    samples: 1"},
 		{"must be more than zero", "learning_rate: 1e-3", "learning_rate: 0"},
 		{"empty list", "formats: [bf16, w8a8-ascend]", "formats: []"},
+		{"unknown device of the torchrun trainer", "  model: model\n", "  model: model\n  trainer: torchrun\n  torchrun: {device: cude}\n"},
+		{"unknown trainer", "  model: model\n", "  model: model\n  trainer: torchrum\n"},
+		{"torchrun ranks", "  model: model\n", "  model: model\n  torchrun: {nproc: 0, rank: 2}\n"},
 		{"unknown format", "w8a8-ascend]", "w8a8-ascned]"},
 		{"unknown vendor", "vendor: cpu", "vendor: tpu9"},
 		{"unknown role", "roles: [fallback, target]", "roles: [fallback, targets]"},

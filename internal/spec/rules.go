@@ -65,7 +65,7 @@ func rules() []rule {
 		{path: "qualify.twin_steps", about: "steps of the convergence twin", example: "30", min: 2, max: 10_000},
 		{path: "qualify.gradient_tolerance", about: "largest relative error of a directional derivative against float64 finite differences", example: "0.01", open: true, max: 1},
 
-		{path: "train.trainer", about: "which trainer runs the recipe", example: "reference", choices: []string{"reference"}},
+		{path: "train.trainer", about: "which trainer runs the recipe", example: "reference", choices: []string{"reference", "torchrun"}},
 		{path: "train.model", about: "folder with config.json, tokenizer.json and the chat template", example: "model", required: true, file: modelFolder},
 		{path: "train.dtype", about: "dtype of weights and arithmetic in training", example: "float32", choices: []string{"float32"}},
 		{path: "train.checkpoint.every", about: "steps between checkpoints", example: "50", min: 1, max: 1e9},
@@ -96,6 +96,16 @@ func rules() []rule {
 		{path: "train.reference.grpo.correction.mask_low", about: "smaller importance ratios weigh nothing", example: "0.5", min: 0, max: 1e6},
 		{path: "train.reference.grpo.correction.mask_high", about: "larger importance ratios weigh nothing; 0 = off", example: "2", min: 0, max: 1e6},
 		{path: "train.reference.grpo.correction.mask_level", example: "geometric", choices: []string{"token", "sequence", "geometric"}},
+
+		{path: "train.torchrun.python", about: "interpreter with torch, transformers 5 and safetensors; without a slash it is looked for in PATH", example: "python3"},
+		{path: "train.torchrun.nproc", about: "ranks on the machine, one per chip", example: "1", min: 1, max: 1024},
+		{path: "train.torchrun.device", about: "auto takes the first there is of npu, cuda and cpu", example: "auto", choices: []string{"auto", "cuda", "npu", "cpu"}},
+		{path: "train.torchrun.parallel", about: "of several ranks: ddp repeats the weights, fsdp2 spreads them", example: "ddp", choices: []string{"ddp", "fsdp2"}},
+		{path: "train.torchrun.precision", about: "of the arithmetic; weights and moments stay float32", example: "float32", choices: []string{"float32", "bfloat16"}},
+		{path: "train.torchrun.micro_tokens", about: "that go through the model at once on a rank, padding included", example: "4096", min: 1, max: 1e9},
+		{path: "train.torchrun.deterministic", about: "PyTorch's deterministic algorithms: the same bits again, slower", example: "false"},
+		{path: "train.torchrun.args", about: "further arguments to torchrun", example: `["--nnodes=2"]`, min: 0, max: 100},
+		{path: "train.torchrun.args[]", example: "--nnodes=2"},
 
 		{path: "convert.formats", about: "forms in which the weights are written; the last one is released unless verify.format says otherwise", example: "[bf16, w8a8-ascend]", required: true, min: 1, max: 16},
 		{path: "convert.formats[]", example: "bf16", choices: Formats()},

@@ -73,7 +73,7 @@ type Qualify struct {
 // Train configures the train stage. It is also, paths resolved, the recipe
 // that a trainer reads from TARBERT_RECIPE (see Recipe).
 type Train struct {
-	Trainer    string     `json:"trainer"` // default "reference"
+	Trainer    string     `json:"trainer"` // "reference" (default) or "torchrun"
 	Model      string     `json:"model"`   // directory with config.json, tokenizer.json, chat template
 	DType      string     `json:"dtype"`   // "float32"
 	Checkpoint Checkpoint `json:"checkpoint"`
@@ -83,6 +83,21 @@ type Train struct {
 	Restarts int `json:"restarts"`
 	// Reference is what only the reference trainer can do; all of it off by default.
 	Reference ReferenceTrainer `json:"reference"`
+	// Torchrun is where and how the torchrun trainer runs.
+	Torchrun Torchrun `json:"torchrun"`
+}
+
+// Torchrun holds the torchrun trainer's own settings. They change how a run is
+// computed and not what it is: a checkpoint resumes under others.
+type Torchrun struct {
+	Python        string   `json:"python"`        // interpreter with torch, transformers and safetensors; default "python3"
+	NProc         int      `json:"nproc"`         // ranks on the machine, one per chip; default 1
+	Device        string   `json:"device"`        // "auto" (the first there is of npu, cuda, cpu), "cuda", "npu", "cpu"
+	Parallel      string   `json:"parallel"`      // of several ranks: "ddp" repeats the weights, "fsdp2" spreads them
+	Precision     string   `json:"precision"`     // of the arithmetic: "float32", "bfloat16" (autocast); weights and moments stay float32
+	MicroTokens   int      `json:"micro_tokens"`  // that go through the model at once on a rank, padding included; default 4096
+	Deterministic bool     `json:"deterministic"` // PyTorch's deterministic algorithms: the same bits again, slower
+	Args          []string `json:"args"`          // further arguments to torchrun
 }
 
 // ReferenceTrainer holds the reference trainer's own settings; the zero value

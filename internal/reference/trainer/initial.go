@@ -1,7 +1,11 @@
 package trainer
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
 
 	"tarbert/internal/reference"
 	"tarbert/internal/reference/tokenizer"
@@ -40,4 +44,39 @@ func fits(tok *tokenizer.Tokenizer, config *reference.Config, dir string) error 
 		return fmt.Errorf("the tokenizer in %s has %d tokens and config.json a vocab_size of %d", dir, tok.Size(), config.VocabSize)
 	}
 	return nil
+}
+
+// WriteInitial draws the weights that a recipe begins with and writes the model
+// into dir, for a trainer that cannot draw them itself. It reports false, and
+// writes nothing, where the recipe's model has weights of its own. What an
+// earlier call completed is left alone.
+func WriteInitial(r spec.Recipe, dir string) (bool, error) {
+	has := func(folder string) (bool, error) {
+		for _, name := range []string{"model.safetensors", "model.safetensors.index.json"} {
+			if _, err := os.Stat(filepath.Join(folder, name)); err == nil {
+				return true, nil
+			} else if !errors.Is(err, os.ErrNotExist) {
+				return false, fmt.Errorf("read the model: %w", err)
+			}
+		}
+		return false, nil
+	}
+	if own, err := has(r.Train.Model); own || err != nil {
+		return false, err
+	}
+	if done, err := has(dir); done || err != nil {
+		return done, err
+	}
+	config, err := reference.ReadConfig(r.Train.Model)
+	if err != nil {
+		return false, err
+	}
+	threads := r.Threads
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	if err := reference.NewTrainable(config, r.Seed, threads).SaveModel(dir); err != nil {
+		return false, err
+	}
+	return true, nil
 }

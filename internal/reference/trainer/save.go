@@ -124,18 +124,25 @@ func (t *training) resume(dir string) error {
 	return nil
 }
 
-// sameRun refuses a checkpoint of another recipe. One that another trainer wrote
-// says nothing of its recipe that could be compared; whoever gave it answers for
-// that.
+// sameRun refuses a checkpoint of another recipe. A trainer that keeps nothing of
+// its recipe that could be compared is believed; whoever gave it answers for that.
 func (t *training) sameRun(state checkpoint.State) error {
-	if state.Writer.Trainer != writer {
+	var own struct {
+		Run *identity `json:"run"`
+	}
+	if len(state.Extra) == 0 {
 		return nil
 	}
-	var own extra
 	if err := json.Unmarshal(state.Extra, &own); err != nil {
+		if state.Writer.Trainer != writer {
+			return nil // somebody else's, in a form of their own
+		}
 		return fmt.Errorf("state.json: extra: %w", err)
 	}
-	if what := t.id.differs(own.Run); what != "" {
+	if own.Run == nil {
+		return nil
+	}
+	if what := t.id.differs(*own.Run); what != "" {
 		return fmt.Errorf("it is of another run: %s differs; start anew with empty checkpoints or restore the recipe", what)
 	}
 	return nil
