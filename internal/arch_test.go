@@ -27,6 +27,8 @@ var layers = [][]string{
 		"device/cpu", "device/nvidia", "device/ascend", "executor/local", "engine/reference"},
 	// The stages.
 	{"label", "plan", "qualify", "train", "convert", "verify", "compare", "serve"},
+	// What is foreseen of the whole release.
+	{"forecast"},
 	{"release"},
 	{"web"},
 	{"cli"},
@@ -57,7 +59,7 @@ var onlyIn = map[string][]string{
 }
 
 // pure packages hold decisions: no processes, no network.
-var pure = []string{"gate", "progress", "spec", "plan", "tensor", "label", "reward", "convert"}
+var pure = []string{"gate", "progress", "spec", "plan", "forecast", "tensor", "label", "reward", "convert"}
 
 type pkg struct {
 	ImportPath   string

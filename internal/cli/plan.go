@@ -29,7 +29,7 @@ Given a release file, the release is run up to its plan stage. Exit code 1 when 
 			if !plan.IsProject(args[0]) {
 				return a.runRelease(c.Context(), args[0], release.Options{Until: "plan"})
 			}
-			_, out, err := a.outlook(c.Context(), args[0], histories)
+			out, err := a.outlook(c.Context(), args[0], histories)
 			if err != nil {
 				return err
 			}
@@ -49,19 +49,26 @@ Given a release file, the release is run up to its plan stage. Exit code 1 when 
 }
 
 // outlook reads a plan file and judges its options.
-func (a *app) outlook(ctx context.Context, path string, histories int) (*plan.Project, *plan.Outlook, error) {
+func (a *app) outlook(ctx context.Context, path string, histories int) (*plan.Outlook, error) {
 	p, err := plan.ReadProject(path)
 	if err != nil {
-		return nil, nil, badUsage("%w", err)
+		return nil, badUsage("%w", err)
 	}
 	if histories > 0 {
 		p.Histories = histories
 	}
+	return a.makePlan(ctx, p)
+}
+
+// makePlan judges a plan's options, on the chips found here where a pool asks for that.
+func (a *app) makePlan(ctx context.Context, p *plan.Project) (*plan.Outlook, error) {
 	var found plan.Inventory
 	if slices.ContainsFunc(p.Pools, func(x plan.ProjectPool) bool { return x.Detect != "" }) {
-		if found, err = a.detect(ctx); err != nil {
-			return nil, nil, err
+		nodes, err := a.detect(ctx)
+		if err != nil {
+			return nil, err
 		}
+		found = nodes
 	}
 	bar := a.bar("plan")
 	out, err := p.Plan(found, bar)
@@ -69,9 +76,9 @@ func (a *app) outlook(ctx context.Context, path string, histories int) (*plan.Pr
 		bar(progress.Update{Done: 1, Total: 1}) // wipes the line
 	}
 	if err != nil {
-		return nil, nil, badUsage("%w", err)
+		return nil, badUsage("%w", err)
 	}
-	return p, out, nil
+	return out, nil
 }
 
 // detect asks the drivers of this machine.

@@ -30,18 +30,23 @@ type Request struct {
 
 // Choice is one option: a pool, a recipe and a start date.
 type Choice struct {
-	Pool     string       `json:"pool"`
-	Recipe   string       `json:"recipe"`
-	Start    time.Time    `json:"start"`
-	Layout   string       `json:"layout"`
-	Devices  int          `json:"devices"`
-	Rejected string       `json:"rejected,omitempty"` // with the number that broke it
-	Chosen   bool         `json:"chosen"`
-	Count    string       `json:"convention"` // of FLOPs and MFU
-	Memory   Memory       `json:"memory"`
-	Step     StepTime     `json:"step"`
-	Saves    *Saves       `json:"saves,omitempty"`
-	Run      *RunForecast `json:"run,omitempty"`
+	Pool     string    `json:"pool"`
+	Recipe   string    `json:"recipe"`
+	Start    time.Time `json:"start"`
+	Layout   string    `json:"layout"`
+	Devices  int       `json:"devices"`
+	Rejected string    `json:"rejected,omitempty"` // with the number that broke it
+	Chosen   bool      `json:"chosen"`
+	Count    string    `json:"convention"` // of FLOPs and MFU
+	Memory   Memory    `json:"memory"`
+	Step     StepTime  `json:"step"`
+	Saves    *Saves    `json:"saves,omitempty"`
+	// Model is what the run's histories were drawn from; Steps how many the whole run has.
+	Model *RunModel    `json:"model,omitempty"`
+	Steps float64      `json:"steps"`
+	Price Range        `json:"price_per_hour"` // of all devices held
+	Queue Range        `json:"queue_hours"`
+	Run   *RunForecast `json:"run,omitempty"`
 	// Finish is P10, P50, P90; zero where it never finishes.
 	Finish  [3]time.Time `json:"finish,omitzero"`
 	Cost    Range        `json:"cost,omitzero"` // 0 = price not known
@@ -191,7 +196,8 @@ func (r Request) run(o Choice, c Cluster, w Workload) (Choice, error) {
 		Nodes: nodes, DevicesPerNode: c.DevicesPerNode, Work: Range{Low: hours(1), High: hours(0)}, Hazard: c.Hazard, Save: c.Save,
 		Restart: c.Restart, Spares: c.Nodes - nodes, RepairFactor: c.RepairFactor, Drift: c.Drift, NoConvergence: c.NoConvergence, Queue: c.Queue,
 	}
-	o.Saves = c.saves(o.Devices)
+	all := float64(c.Nodes * c.DevicesPerNode)
+	o.Saves, o.Model, o.Steps, o.Price, o.Queue = c.saves(o.Devices), &m, w.Steps(), c.Price.Times(all), c.Queue
 	if best := Hours(m.Work.Low); r.tooLate(best) {
 		o.Rejected = fmt.Sprintf("the steps alone take %v at the best speed assumed, and the deadline is %v after the first start", best, hoursBetween(slices.MinFunc(r.Starts, time.Time.Compare), r.Deadline))
 		return o, nil
@@ -199,7 +205,6 @@ func (r Request) run(o Choice, c Cluster, w Workload) (Choice, error) {
 	if o.Run, err = SimulateRun(m, r.Trace, Simulation{Histories: r.Histories, Seed: r.Seed}); err != nil {
 		return o, fmt.Errorf("pool %s, recipe %s: %w", c.Name, w.Name, err)
 	}
-	all := float64(c.Nodes * c.DevicesPerNode)
 	o.Cost = Range{Low: c.Price.Low * all * float64(o.Run.P10), High: c.Price.High * all * finite(o.Run.P90)}
 	o.MWh = c.PowerWatts * all * finite(o.Run.P50) / 1e6
 	return o, nil

@@ -8,7 +8,6 @@ import (
 	"tarbert/internal/device"
 	"tarbert/internal/gate"
 	"tarbert/internal/progress"
-	"tarbert/internal/spec"
 )
 
 // Outlook is the plan of a project: its work, every option, and the gate.
@@ -55,11 +54,7 @@ func (p *Project) Plan(found Inventory, report progress.Func) (*Outlook, error) 
 		Clusters: clusters, Recipes: p.workloads, Starts: p.Starts, Policy: p.Policy, Deadline: p.Deadline, Money: p.Fallback.Money,
 		Worth: p.Preference.Hours(), DayWorth: p.Preference.DayWorth, Trace: p.trace, Histories: p.Histories, Seed: p.Seed, Progress: report,
 	}
-	for i, pool := range p.Pools {
-		if pool.Role == string(spec.Preferred) {
-			r.Preferred = p.clusters[i].Name
-		}
-	}
+	r.Preferred = p.preferred()
 	var err error
 	if out.Choices, err = Options(r); err != nil {
 		return nil, err

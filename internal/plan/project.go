@@ -278,6 +278,18 @@ func (p *Project) readPools(doc *spec.Document) error {
 	return errors.Join(errs...)
 }
 
+// Measured takes what was measured on a pool since the plan was written.
+func (p *Project) Measured(pool string, m Measurement) {
+	for i := range p.clusters {
+		if p.clusters[i].Name == pool {
+			m.into(&p.clusters[i])
+		}
+	}
+}
+
+// Faulting is the trace that faults are drawn from.
+func (p *Project) Faulting() Trace { return p.trace }
+
 // into replaces the inventory's ranges by what was measured.
 func (m Measurement) into(c *Cluster) {
 	for _, f := range []struct {

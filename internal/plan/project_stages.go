@@ -110,3 +110,13 @@ func (p *Project) RunStage() string {
 func (p *Project) Begin() time.Time {
 	return slices.MinFunc(p.Starts, time.Time.Compare)
 }
+
+// HasStage says whether a stage of this name is in the plan.
+func (p *Project) HasStage(name string) bool {
+	return slices.ContainsFunc(p.stages(), func(s ProjectStage) bool { return s.Name == name })
+}
+
+// HasPool says whether a pool of this name is in the plan.
+func (p *Project) HasPool(name string) bool {
+	return slices.ContainsFunc(p.clusters, func(c Cluster) bool { return c.Name == name })
+}

@@ -91,6 +91,27 @@ type Range struct {
 // SetNumber is how a bare number in a file is taken.
 func (r *Range) SetNumber(x float64) { *r = Range{Low: x, High: x} }
 
+// Narrow is the range after something was seen: an observation of the number
+// with the standard error of its logarithm. What was known and what was seen
+// weigh by their precision, so the result is never wider than the range before.
+// Outside says that the observation is not one that the range had expected.
+func (r Range) Narrow(observed, deviation float64, source string) (narrowed Range, outside bool) {
+	if !(r.Low > 0) || !(observed > 0) || !(deviation > 0) {
+		return r, false
+	}
+	half := math.Log(r.High/r.Low) / 2
+	if half == 0 {
+		return r, math.Abs(math.Log(observed/r.Low)) > 3*deviation
+	}
+	prior := half / math.Sqrt(3) // a uniform logarithm's standard deviation
+	middle := math.Log(r.Low) + half
+	weight := 1/(prior*prior) + 1/(deviation*deviation)
+	at := (middle/(prior*prior) + math.Log(observed)/(deviation*deviation)) / weight
+	spread := math.Sqrt(3 / weight)
+	outside = math.Abs(math.Log(observed)-middle) > half+2*deviation
+	return Range{Low: math.Exp(at - spread), High: math.Exp(at + spread), Source: source}, outside
+}
+
 // Times is the range of a product with a number.
 func (r Range) Times(x float64) Range {
 	r.Low, r.High = r.Low*x, r.High*x

@@ -40,6 +40,25 @@ func (c Calendar) after(from time.Time, work Hours) time.Time {
 	return from
 }
 
+// Between is the working hours from a moment to another.
+func (c Calendar) Between(from, to time.Time) Hours {
+	if c.HoursPerDay == 0 || !to.After(from) {
+		return max(0, hoursBetween(from, to))
+	}
+	var sum Hours
+	for n := 0; from.Before(to) && n < 20*366; n++ {
+		end := from.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+		if end.After(to) {
+			end = to
+		}
+		if !slices.Contains(c.Weekend, from.UTC().Weekday()) && !c.holiday(from) {
+			sum += hoursBetween(from, end) * Hours(c.HoursPerDay/24)
+		}
+		from = end
+	}
+	return sum
+}
+
 func (c Calendar) holiday(t time.Time) bool {
 	y, m, d := t.UTC().Date()
 	return slices.ContainsFunc(c.Holidays, func(h time.Time) bool {
@@ -75,11 +94,54 @@ type Bar struct {
 
 // Schedule is the whole release's forecast.
 type Schedule struct {
-	Bars      []Bar        `json:"bars"`
-	Launch    [3]time.Time `json:"launch"` // P10, P50, P90; zero where more histories never finish
-	Never     float64      `json:"never"`
-	Holding   string       `json:"holding"` // what is holding the date, in words
-	Histories int          `json:"histories"`
+	Bars    []Bar        `json:"bars"`
+	Launch  [3]time.Time `json:"launch"` // P10, P50, P90; zero where more histories never finish
+	Never   float64      `json:"never"`
+	Holding string       `json:"holding"` // what is holding the date, in words
+	// Convergence is the launch's P90 after an eighth, a quarter, half and all of
+	// the histories, P90Error its standard error from ten batches.
+	Convergence []Converging `json:"convergence"`
+	P90Error    Hours        `json:"p90_error"`
+	Histories   int          `json:"histories"`
+}
+
+// Converging is the launch's P90 after so many histories.
+type Converging struct {
+	Histories int       `json:"histories"`
+	P90       time.Time `json:"p90"` // zero where more never finish
+}
+
+// converge looks at the launches in the order that they were drawn; zero = never.
+func (s *Schedule) converge(launches []time.Time) {
+	p90 := func(part []time.Time) time.Time {
+		came := slices.DeleteFunc(slices.Clone(part), time.Time.IsZero)
+		return threeOf(came, len(part)-len(came))[2]
+	}
+	for _, share := range []int{8, 4, 2, 1} {
+		if n := len(launches) / share; n > 0 {
+			s.Convergence = append(s.Convergence, Converging{n, p90(launches[:n])})
+		}
+	}
+	const batches = 10
+	size := len(launches) / batches
+	if size < 10 {
+		return
+	}
+	hours := make([]Hours, batches)
+	var mean float64
+	for b := range batches {
+		at := p90(launches[b*size : (b+1)*size])
+		if at.IsZero() {
+			return
+		}
+		hours[b] = hoursBetween(launches[0], at)
+		mean += float64(hours[b]) / batches
+	}
+	var squares float64
+	for _, h := range hours {
+		squares += (float64(h) - mean) * (float64(h) - mean) / (batches - 1)
+	}
+	s.P90Error = Hours(math.Sqrt(squares / batches))
 }
 
 // order sorts activities so that each comes after what it waits for.
@@ -207,6 +269,7 @@ func Forecast(activities []Activity, start time.Time, histories int, seed uint64
 	without := make([][]time.Time, n)
 	critical := make([]float64, n)
 	var launches []time.Time
+	inOrder := make([]time.Time, histories)
 	never := 0
 	for h := range histories {
 		pcg.Seed(seed, uint64(h))
@@ -219,7 +282,7 @@ func Forecast(activities []Activity, start time.Time, histories int, seed uint64
 			never++
 			continue
 		}
-		launches = append(launches, p.launch)
+		launches, inOrder[h] = append(launches, p.launch), p.launch
 		for i := range n {
 			begins[i], ends[i] = append(begins[i], p.begin[i]), append(ends[i], p.end[i])
 			if p.critical[i] {
@@ -238,6 +301,7 @@ func Forecast(activities []Activity, start time.Time, histories int, seed uint64
 		s.Holding = "no history finishes"
 		return s, nil
 	}
+	s.converge(inOrder)
 	s.Launch = threeOf(launches, never)
 	for i, a := range activities {
 		b := Bar{Name: a.Name, Begin: threeOf(begins[i], 0)[1], End: threeOf(ends[i], 0), Critical: critical[i] / float64(len(launches))}
@@ -265,7 +329,7 @@ func threeOf(times []time.Time, never int) (three [3]time.Time) {
 // hold names what is holding the date: what the launch gains most from.
 func (s *Schedule) hold() {
 	most := slices.MaxFunc(s.Bars, func(a, b Bar) int { return compare(a.Gain, b.Gain) })
-	s.Holding = fmt.Sprintf("%s: on the path that sets the date in %.0f %% of histories; without it the launch would be %.0f days earlier", most.Name, 100*most.Critical, most.Gain.Days())
+	s.Holding = fmt.Sprintf("%s: on the path that sets the date in %.0f %% of histories; without it the launch would be %v earlier", most.Name, 100*most.Critical, most.Gain)
 	if s.Never > 0 {
 		s.Holding += fmt.Sprintf("; in %.0f %% of histories there is no launch at all", 100*s.Never)
 	}

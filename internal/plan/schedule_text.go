@@ -24,6 +24,7 @@ func (s *Schedule) Text() string {
 			to = bar.End[2]
 		}
 	}
+	day := momentIn(from, to)
 	fmt.Fprintln(w, "stage\tbegin\tP10\tP50\tP90\tcritical\t")
 	for _, bar := range s.Bars {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\n", bar.Name, day(bar.Begin), day(bar.End[0]), day(bar.End[1]), day(bar.End[2]), 100*bar.Critical, drawBar(bar, from, to))
@@ -31,7 +32,39 @@ func (s *Schedule) Text() string {
 	fmt.Fprintf(w, "launch\t\t%s\t%s\t%s\t\t\n", day(s.Launch[0]), day(s.Launch[1]), day(s.Launch[2]))
 	_ = w.Flush()
 	fmt.Fprintf(&b, "\nholding the date: %s\n", s.Holding)
+	if n := len(s.Convergence); n > 0 && s.Histories >= 100 {
+		b.WriteString("P90 converges: ")
+		for i, c := range s.Convergence {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			fmt.Fprintf(&b, "%s after %s", day(c.P90), grouped(int64(c.Histories)))
+		}
+		if s.P90Error > 0 {
+			fmt.Fprintf(&b, " histories (± %v)", s.P90Error)
+		} else {
+			b.WriteString(" histories")
+		}
+		b.WriteByte('\n')
+	}
 	return trimLines(b.String())
+}
+
+// momentIn writes moments as finely as a span needs: days, minutes or seconds.
+func momentIn(from, to time.Time) func(time.Time) string {
+	layout := time.DateOnly
+	switch span := to.Sub(from); {
+	case span < 2*time.Hour:
+		layout = "15:04:05"
+	case span < 72*time.Hour:
+		layout = "2006-01-02 15:04"
+	}
+	return func(t time.Time) string {
+		if t.IsZero() {
+			return "never"
+		}
+		return t.UTC().Format(layout)
+	}
 }
 
 func day(t time.Time) string {

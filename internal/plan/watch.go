@@ -122,7 +122,7 @@ func (t Terms) windows(e Evidence) []Window {
 		if to.After(e.Now) {
 			to = e.Now
 		}
-		w := Window{Wall: hoursBetween(from, to), Unknown: min(hoursBetween(from, to), e.unseen(from, to))}
+		w := Window{Wall: hoursBetween(from, to), Unknown: min(hoursBetween(from, to), Unseen(e.Unseen, from, to))}
 		w.Progress = (Seconds(e.stepsAt(to)-e.stepsAt(from)) * t.Step).Hours()
 		for _, at := range e.Interruptions {
 			if !at.Before(from) && at.Before(to) {
@@ -146,9 +146,9 @@ func (e Evidence) stepsAt(at time.Time) float64 {
 	return float64(before.Step)
 }
 
-// unseen is how much of a stretch nobody could see; overlapping spans count once.
-func (e Evidence) unseen(from, to time.Time) Hours {
-	spans := slices.SortedFunc(slices.Values(e.Unseen), func(a, b Span) int { return a.From.Compare(b.From) })
+// Unseen is how much of a stretch lies in spans; where they overlap it counts once.
+func Unseen(spans []Span, from, to time.Time) Hours {
+	spans = slices.SortedFunc(slices.Values(spans), func(a, b Span) int { return a.From.Compare(b.From) })
 	var sum Hours
 	for _, u := range spans {
 		begin, end := u.From, u.To
