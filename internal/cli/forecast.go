@@ -58,15 +58,22 @@ Every update is kept: --history draws how the launch was seen over time and scor
 
 func (a *app) decideCommand() *cobra.Command {
 	var o outlooking
+	var again bool
 	c := &cobra.Command{
 		Use: "decide SPEC|DIR", Short: "Weigh a run under way: stay, switch, hedge or stop, with the arithmetic",
 		Long: `Weigh the run under way against the plan's best option on another pool, on the evidence so far: stay, hedge (prepare the
 other pool while the attempt goes on), switch, or stop; with reasons, confidence, the break-even and what would change it.
 It never decides on one failure nor on what nobody saw. A human confirms, unless fallback.pre_authorized says otherwise.`,
 		Args: exactArgs(1, "a plan file, or the folder that holds plan.yaml"),
-		RunE: func(c *cobra.Command, args []string) error { return a.decide(c.Context(), args[0], o) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if again {
+				return a.replay(c.Context(), args[0], o)
+			}
+			return a.decide(c.Context(), args[0], o)
+		},
 	}
 	o.flags(c)
+	c.Flags().BoolVar(&again, "replay", false, "play the plan file's past attempt again: the day of each advice, and the months saved")
 	return c
 }
 
@@ -208,13 +215,17 @@ func parseDay(s string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%q is not a moment that exists: write 2027-03-31 or 2027-03-31T09:00:00Z", s)
 }
 
-// basis is the digest of plan file, evidence and seed: the same basis gives the same forecast.
+// basis is the digest of plan file, evidence and moment: the same basis gives the same forecast.
 func (d *dossier) basis() (string, error) {
 	file, err := store.FileDigest(d.project.File)
 	if err != nil {
 		return "", err
 	}
-	b, err := json.Marshal([]any{file, d.project.Histories, d.events, d.now})
+	return digestOf(file, d.project.Histories, d.events, d.now)
+}
+
+func digestOf(values ...any) (string, error) {
+	b, err := json.Marshal(values)
 	if err != nil {
 		return "", err
 	}
@@ -317,16 +328,16 @@ func (a *app) decide(ctx context.Context, path string, o outlooking) error {
 	if err != nil {
 		return err
 	}
-	basis, err := d.basis()
+	basis, err := digestOf(d.events)
 	if err != nil {
 		return err
 	}
 	leaning := 0
 	for _, c := range before {
-		if c.Basis == basis { // the same look again is no second look
-			return a.showDecision(c)
+		// The same evidence looked at again is no second look that agrees.
+		if leaning = c.Decision.Leaning; c.Basis == basis {
+			leaning = c.Before
 		}
-		leaning = c.Decision.Leaning
 	}
 	outlook, err := a.planOf(ctx, d)
 	if err != nil {
@@ -352,5 +363,29 @@ func (a *app) showDecision(c *forecast.Considered) error {
 		return a.printJSON(c)
 	}
 	fmt.Fprint(a.Out, c.Text())
+	return nil
+}
+
+// replay plays a past attempt again.
+func (a *app) replay(ctx context.Context, path string, o outlooking) error {
+	p, err := plan.ReadProject(path)
+	if err != nil {
+		return badUsage("%w", err)
+	}
+	if o.histories > 0 {
+		p.Histories = o.histories
+	}
+	outlook, err := a.makePlan(ctx, p)
+	if err != nil {
+		return err
+	}
+	r, err := p.PlayAgain(outlook)
+	if err != nil {
+		return badUsage("%w", err)
+	}
+	if a.json {
+		return a.printJSON(r)
+	}
+	fmt.Fprint(a.Out, r.Text())
 	return nil
 }

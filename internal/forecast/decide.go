@@ -15,6 +15,7 @@ type Considered struct {
 	Fallback string        `json:"fallback"`
 	Events   int           `json:"events"`
 	Basis    string        `json:"basis"`
+	Before   int           `json:"leaning_before"` // looks in a row that favoured the other side, before this one
 	Decision plan.Decision `json:"decision"`
 }
 
@@ -47,7 +48,7 @@ func Consider(p *plan.Project, o *plan.Outlook, events []Event, now time.Time, l
 	if err != nil {
 		return nil, err
 	}
-	return &Considered{At: now, Plan: p.Name, Pool: terms.Pool, Fallback: terms.Fallback, Events: len(events), Decision: d}, nil
+	return &Considered{At: now, Plan: p.Name, Pool: terms.Pool, Fallback: terms.Fallback, Events: len(events), Before: leaning, Decision: d}, nil
 }
 
 // Text is the decision for people.

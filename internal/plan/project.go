@@ -114,10 +114,12 @@ func (p Preference) Hours() Hours {
 type Fallback struct {
 	Migration Range `json:"migration_hours"` // conversion, parity replay, first steps
 	// Money is for the run in all, Hedge for preparing the fallback meanwhile; 0 = no limit, and no hedge.
-	Money         Money   `json:"money"`
-	Hedge         Money   `json:"hedge"`
-	Floor         float64 `json:"floor"`    // least progress per wall hour over three days
-	Breaches      int     `json:"breaches"` // parity breaches in a row; default 2
+	Money    Money   `json:"money"`
+	Hedge    Money   `json:"hedge"`
+	Floor    float64 `json:"floor"`    // least progress per wall hour over three days
+	Breaches int     `json:"breaches"` // parity breaches in a row; default 2
+	// BringUpDays is how long the first kept step may take; default 14.
+	BringUpDays   float64 `json:"bring_up_days"`
 	PreAuthorized bool    `json:"pre_authorized"`
 }
 
@@ -171,7 +173,7 @@ func ReadProject(path string) (*Project, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, ProjectName)
 	}
-	p := &Project{Seed: 1, Histories: 10_000, Fallback: Fallback{Breaches: 2}}
+	p := &Project{Seed: 1, Histories: 10_000, Fallback: Fallback{Breaches: 2, BringUpDays: 14}}
 	doc, err := spec.ReadDocument(path, "plan file", projectExample, p)
 	if err != nil {
 		return nil, err
@@ -191,7 +193,7 @@ func ReadProject(path string) (*Project, error) {
 	p.readRecipes(doc)
 	p.checkPolicy(doc)
 	p.checkStages(doc)
-	p.Replay.check(doc)
+	p.Replay.check(doc, p)
 	// The plan file's own mistakes first: those of files that it names may follow from them.
 	if err := errors.Join(append([]error{doc.Err()}, errs...)...); err != nil {
 		return nil, err
@@ -222,7 +224,7 @@ func (p *Project) checkHead(doc *spec.Document) {
 	}{
 		{"preference.days", p.Preference.Days}, {"preference.money", float64(p.Preference.Money)}, {"preference.day_worth", float64(p.Preference.DayWorth)},
 		{"fallback.money", float64(p.Fallback.Money)}, {"fallback.hedge", float64(p.Fallback.Hedge)}, {"fallback.floor", p.Fallback.Floor},
-		{"fallback.breaches", float64(p.Fallback.Breaches)},
+		{"fallback.breaches", float64(p.Fallback.Breaches)}, {"fallback.bring_up_days", p.Fallback.BringUpDays},
 	} {
 		if f.x < 0 {
 			doc.Wrong(f.field, "", "%s is %g: must not be negative", f.field, f.x)

@@ -93,8 +93,8 @@ func (r *Range) SetNumber(x float64) { *r = Range{Low: x, High: x} }
 
 // Narrow is the range after something was seen: an observation of the number
 // with the standard error of its logarithm. What was known and what was seen
-// weigh by their precision, so the result is never wider than the range before.
-// Outside says that the observation is not one that the range had expected.
+// weigh by their precision, so the result is not wider than the range before,
+// unless it is Outside: an observation that the range had not expected.
 func (r Range) Narrow(observed, deviation float64, source string) (narrowed Range, outside bool) {
 	if !(r.Low > 0) || !(observed > 0) || !(deviation > 0) {
 		return r, false
@@ -105,10 +105,13 @@ func (r Range) Narrow(observed, deviation float64, source string) (narrowed Rang
 	}
 	prior := half / math.Sqrt(3) // a uniform logarithm's standard deviation
 	middle := math.Log(r.Low) + half
+	off := math.Abs(math.Log(observed) - middle)
+	if outside = off > half+2*deviation; outside {
+		prior = max(prior, off/math.Sqrt(3)) // the range was wrong: it may not hold back what was seen
+	}
 	weight := 1/(prior*prior) + 1/(deviation*deviation)
 	at := (middle/(prior*prior) + math.Log(observed)/(deviation*deviation)) / weight
 	spread := math.Sqrt(3 / weight)
-	outside = math.Abs(math.Log(observed)-middle) > half+2*deviation
 	return Range{Low: math.Exp(at - spread), High: math.Exp(at + spread), Source: source}, outside
 }
 

@@ -328,8 +328,14 @@ func threeOf(times []time.Time, never int) (three [3]time.Time) {
 
 // hold names what is holding the date: what the launch gains most from.
 func (s *Schedule) hold() {
-	most := slices.MaxFunc(s.Bars, func(a, b Bar) int { return compare(a.Gain, b.Gain) })
+	bars := slices.SortedStableFunc(slices.Values(s.Bars), func(a, b Bar) int { return compare(b.Gain, a.Gain) })
+	most := bars[0]
 	s.Holding = fmt.Sprintf("%s: on the path that sets the date in %.0f %% of histories; without it the launch would be %v earlier", most.Name, 100*most.Critical, most.Gain)
+	for _, b := range bars[1:min(3, len(bars))] {
+		if b.Gain > most.Gain/20 {
+			s.Holding += fmt.Sprintf(", without %s %v", b.Name, b.Gain)
+		}
+	}
 	if s.Never > 0 {
 		s.Holding += fmt.Sprintf("; in %.0f %% of histories there is no launch at all", 100*s.Never)
 	}

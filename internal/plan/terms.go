@@ -19,7 +19,7 @@ func (o *Outlook) Terms(p *Project, pool string) (Terms, error) {
 	work := Hours(here.Model.Work.Mid())
 	t := Terms{
 		Pool: here.Pool, Step: Seconds(float64(work) * 3600 / here.Steps), Planned: here.Run.P50, Expected: here.progress(work),
-		Price: Money(here.Price.Mid()), Preference: 0, DayWorth: p.Preference.DayWorth, PreAuthorized: p.Fallback.PreAuthorized,
+		Price: Money(here.Price.Mid()), Preference: 0, DayWorth: p.Preference.DayWorth, PreAuthorized: p.Fallback.PreAuthorized, BringUp: Hours(24 * p.Fallback.BringUpDays),
 		Budget: Budget{Money: p.Fallback.Money, Hedge: p.Fallback.Hedge, Floor: p.Fallback.Floor, Breaches: p.Fallback.Breaches},
 	}
 	if !p.Deadline.IsZero() {
@@ -29,7 +29,7 @@ func (o *Outlook) Terms(p *Project, pool string) (Terms, error) {
 		t.Preference = p.Preference.Hours()
 	}
 	if there == nil {
-		t.Other = Side{Refused: "the plan has no option on another pool", Rate: Known(1, "")}
+		t.Other = Side{Refused: "the plan has no option on another pool", Rate: Known(0.01, "there is none")}
 		for _, c := range o.Choices {
 			if c.Pool != here.Pool {
 				t.Other.Refused = c.Pool + ": " + c.Rejected

@@ -14,11 +14,14 @@ type Terms struct {
 	Fallback string  `json:"fallback"`
 	Step     Seconds `json:"step_seconds"` // planned, without interruptions
 	// Planned is the whole attempt's forecast in wall hours, Expected its progress per wall hour.
-	Planned       Hours  `json:"planned_hours"`
-	Expected      Range  `json:"expected"`
-	Price         Money  `json:"price_per_hour"` // of the pool in use
-	Other         Side   `json:"other"`
-	Preference    Hours  `json:"preference_hours"`
+	Planned    Hours `json:"planned_hours"`
+	Expected   Range `json:"expected"`
+	Price      Money `json:"price_per_hour"` // of the pool in use
+	Other      Side  `json:"other"`
+	Preference Hours `json:"preference_hours"`
+	// BringUp is how long it may take to the first kept step. Until it is spent,
+	// days without one are no evidence against the pool; then they all are.
+	BringUp       Hours  `json:"bring_up_hours"`
 	DayWorth      Money  `json:"day_worth"`
 	Budget        Budget `json:"budget"`
 	PreAuthorized bool   `json:"pre_authorized"`
@@ -66,7 +69,26 @@ func Consider(t Terms, e Evidence) (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
-	return Decide(s)
+	d, err := Decide(s)
+	if err == nil && len(s.Windows) == 0 && s.At >= leastSeen {
+		d.Reasons = append([]string{fmt.Sprintf("no step has been kept yet, in %v: bringing up may take %v", s.At, t.BringUp)}, d.Reasons...)
+		d.WouldChange = []string{"the first kept step, or the end of that time"}
+	}
+	return d, err
+}
+
+// afterBringUp leaves out the days before the first kept step, until what was allowed for it is spent.
+func afterBringUp(windows []Window, allowed Hours) []Window {
+	var waited Hours
+	for i, w := range windows {
+		if w.Progress > 0 {
+			return windows[i:]
+		}
+		if waited += w.Wall; waited > allowed {
+			return windows
+		}
+	}
+	return nil
 }
 
 // Situation puts terms and evidence together.
@@ -88,6 +110,8 @@ func (t Terms) Situation(e Evidence) (Situation, error) {
 	}
 	if e.Switched.After(e.Began) {
 		s.LastSwitch = hoursBetween(e.Began, e.Switched)
+	} else {
+		s.Windows = afterBringUp(s.Windows, t.BringUp)
 	}
 	return s, nil
 }

@@ -144,6 +144,9 @@ func (d *decoder) resolve(path string, n ast.Node, depth *int) (ast.Node, bool) 
 // fieldName is a field's name in the file, "-" for none.
 func fieldName(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	if !f.IsExported() || name == "" {
+		return "-"
+	}
 	return name
 }
 
