@@ -16,15 +16,14 @@ const (
 
 // faultSource draws interruptions for a pool from a trace: nodes are drawn with
 // replacement, lemons and their repeats with them, and the trace is entered at a
-// random hour, so that bad weeks stay bad weeks. Nodes are drawn in two steps
-// (first a pool as large as the trace's, then the campaign's nodes from it):
-// how many lemons there are is itself known from so many nodes only.
+// random hour, so that bad weeks stay bad weeks. Drawing a pool of nodes first and
+// the campaign's from it, to count that the trace is itself a sample, covers too
+// much: P90 held for 93.7 % of campaigns on unseen nodes, with one draw for 91.9 %.
 type faultSource struct {
 	t     Trace
 	rng   *rand.Rand
 	index map[int]int // node → position in weight
 
-	pool   []int
 	weight []float64 // per faulty node: how many copies of its faults
 	start  Hours
 	done   Hours // generated so far
@@ -34,7 +33,7 @@ type faultSource struct {
 }
 
 func newFaultSource(t Trace, rng *rand.Rand) *faultSource {
-	s := &faultSource{t: t, rng: rng, index: map[int]int{}, pool: make([]int, t.Nodes)}
+	s := &faultSource{t: t, rng: rng, index: map[int]int{}}
 	for i, n := range t.faulty() {
 		s.index[n] = i
 	}
@@ -45,22 +44,17 @@ func newFaultSource(t Trace, rng *rand.Rand) *faultSource {
 // reset starts a new history for so many nodes with a hazard that is ratio times the trace's.
 func (s *faultSource) reset(nodes int, ratio float64) {
 	clear(s.weight)
-	for i := range s.pool {
-		s.pool[i] = s.rng.IntN(s.t.Nodes)
-	}
 	// Positions from len(weight) on are nodes that never had a fault.
-	if nodes <= 8*len(s.pool) {
+	if nodes <= 8*s.t.Nodes {
 		for range nodes {
-			if k := s.pool[s.rng.IntN(len(s.pool))]; k < len(s.weight) {
+			if k := s.rng.IntN(s.t.Nodes); k < len(s.weight) {
 				s.weight[k] += ratio
 			}
 		}
 	} else {
-		each := float64(nodes) / float64(len(s.pool))
-		for _, k := range s.pool {
-			if k < len(s.weight) {
-				s.weight[k] += ratio * max(0, each+math.Sqrt(each)*s.rng.NormFloat64())
-			}
+		each := float64(nodes) / float64(s.t.Nodes)
+		for k := range s.weight {
+			s.weight[k] += ratio * max(0, each+math.Sqrt(each)*s.rng.NormFloat64())
 		}
 	}
 	s.start, s.done, s.last = Hours(s.rng.Float64())*s.t.Length, 0, 0
