@@ -222,24 +222,25 @@ func elsewhere(r *Report) []Cause {
 		"prefill agrees")
 	add(failed["reverse"] && !main && !failed["decode"], "the sampler: temperature, top-p, top-k or penalties injected, end-of-text ids, a sampling kernel",
 		"forced tokens agree, written ones do not")
-	if st := certainLengths(r.Strata); failed["strata"] && st != nil {
+	if st := certainLengths(r); failed["strata"] && st != nil {
 		add(true, "certain lengths: paging, chunked prefill, a kernel's remainder", "%s is %.3g× the floor", st.Name, st.Ratio)
 	}
 	return out
 }
 
-// certainLengths is the worst residue of the length, if only one or two of them are outside.
-func certainLengths(strata []Stratum) *Stratum {
+// certainLengths is the worst residue of the length, if one or two of them are
+// outside and much farther off than all prompts together.
+func certainLengths(r *Report) *Stratum {
 	var worst *Stratum
 	n := 0
-	for i, st := range strata { // the worst comes first
+	for i, st := range r.Strata { // the worst comes first
 		if st.Outside && strings.HasPrefix(st.Name, "length mod") {
 			if n++; worst == nil {
-				worst = &strata[i]
+				worst = &r.Strata[i]
 			}
 		}
 	}
-	if n > 2 {
+	if n > 2 || worst == nil || r.Ratio != nil && worst.Ratio < 2.5*r.Ratio.Value {
 		return nil
 	}
 	return worst

@@ -30,16 +30,19 @@ var margins = spec.Verify{Top: 20, Margin: spec.Margin{Ratio: 3, KL: 0.005, Delt
 // from the reference as each other, so the truth is 1.
 const typicalMargin = 1.25
 
-// remembered asks its engine for each prompt and each continuation once.
+// remembered is an engine that is asked for everything once, and for what it
+// writes all at once: every continuation that a bench will ask for.
 type remembered struct {
 	*verifytest.Engine
-	mu  sync.Mutex
-	got map[string][]engine.Position
-	gen map[string][]engine.Generated
+	b       *bench
+	mu      sync.Mutex
+	got     map[string][]engine.Position
+	greedy  map[string]verifytest.Written
+	sampled map[string]verifytest.Written
 }
 
-func remember(e *verifytest.Engine) *remembered {
-	return &remembered{Engine: e, got: map[string][]engine.Position{}, gen: map[string][]engine.Generated{}}
+func (b *bench) remember(e *verifytest.Engine) *remembered {
+	return &remembered{Engine: e, b: b, got: map[string][]engine.Position{}}
 }
 
 func (m *remembered) Score(ctx context.Context, prompts [][]int, k int) ([][]engine.Position, error) {
@@ -60,18 +63,73 @@ func (m *remembered) Score(ctx context.Context, prompts [][]int, k int) ([][]eng
 	return out, nil
 }
 
+// Generate finds a greedy continuation of one of the bench's cuts.
 func (m *remembered) Generate(ctx context.Context, r engine.GenerateRequest) ([]engine.Generated, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	key := fmt.Sprint(r.Tokens, r.MaxTokens, r.Temperature, r.Seed, r.Top)
-	if m.gen[key] == nil {
-		got, err := m.Engine.Generate(ctx, r)
+	if m.greedy == nil {
+		var prefixes [][]int
+		n := m.b.decode.Cuts
+		for i, p := range m.b.prompts { // which come first is for the run to choose
+			for c := range n {
+				prefixes = append(prefixes, p[:m.b.from[i]+c*(len(p)-m.b.from[i])/n])
+			}
+		}
+		var err error
+		if m.greedy, err = m.writeAll(ctx, prefixes, r.MaxTokens, 0, r.Top); err != nil {
+			return nil, err
+		}
+	}
+	w, ok := m.greedy[fmt.Sprint(r.Tokens)]
+	if !ok {
+		return nil, fmt.Errorf("a prefix of %d tokens was not expected", len(r.Tokens))
+	}
+	g := engine.Generated{FinishReason: "length", Positions: w.Positions, Keys: engine.KeysID, PromptTokens: len(r.Tokens), CompletionTokens: len(w.Tokens)}
+	if w.Ended {
+		g.FinishReason = "stop"
+	}
+	return []engine.Generated{g}, nil
+}
+
+// Complete finds a sample that follows one of the bench's heads.
+func (m *remembered) Complete(ctx context.Context, r engine.CompletionRequest) ([]engine.Completion, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sampled == nil {
+		heads := make([][]int, len(m.b.prompts))
+		for i, p := range m.b.prompts {
+			heads[i] = p[:m.b.from[i]]
+		}
+		var err error
+		if m.sampled, err = m.writeAll(ctx, heads, r.MaxTokens, r.Temperature, 0); err != nil {
+			return nil, err
+		}
+	}
+	w, ok := m.sampled[fmt.Sprint(r.Tokens)]
+	if !ok {
+		return nil, fmt.Errorf("a prompt of %d tokens was not expected", len(r.Tokens))
+	}
+	c := engine.Completion{FinishReason: "length", TokenIDs: w.Tokens}
+	if w.Ended {
+		c.FinishReason = "stop"
+	}
+	return []engine.Completion{c}, nil
+}
+
+func (m *remembered) writeAll(ctx context.Context, prompts [][]int, most int, temperature float64, top int) (map[string]verifytest.Written, error) {
+	out := map[string]verifytest.Written{}
+	for len(prompts) > 0 { // so many at once that their caches stay small
+		n := min(128, len(prompts))
+		got, err := m.Write(ctx, prompts[:n], most, temperature, uint64(len(prompts))<<20+77, top)
 		if err != nil {
 			return nil, err
 		}
-		m.gen[key] = got
+		for i, w := range got {
+			out[fmt.Sprint(prompts[i])] = w
+		}
+		prompts = prompts[n:]
 	}
-	return m.gen[key], nil
+	return out, nil
 }
 
 // bench is a reference, its floor and prompts that the reference continued. The
@@ -107,7 +165,7 @@ func load(t testing.TB, dir string, p reference.Precision) *verifytest.Engine {
 func openBench(t testing.TB, dir string, heads []string, maxTokens int, seed uint64) *bench {
 	t.Helper()
 	b := &bench{dir: dir, maxTokens: maxTokens, typical: typicalMargin}
-	b.ref, b.floor = remember(load(t, dir, reference.F32)), remember(load(t, dir, reference.BF16))
+	b.ref, b.floor = b.remember(load(t, dir, reference.F32)), b.remember(load(t, dir, reference.BF16))
 	b.config, b.eos = b.ref.Model.Config(), b.ref.EOS
 	var err error
 	if b.tok, err = tokenizer.Load(dir); err != nil {
@@ -117,8 +175,12 @@ func openBench(t testing.TB, dir string, heads []string, maxTokens int, seed uin
 		ids := b.tok.Encode(head)
 		b.prompts, b.from = append(b.prompts, ids), append(b.from, len(ids))
 	}
-	if b.prompts, err = verify.BuildPrompts(t.Context(), b.ref, b.prompts, verify.PromptOptions{Seed: seed, MaxTokens: maxTokens}); err != nil {
+	got, err := b.ref.Write(t.Context(), b.prompts, maxTokens, 1, seed, 0)
+	if err != nil {
 		t.Fatal(err)
+	}
+	for i, w := range got {
+		b.prompts[i] = append(slices.Clip(b.prompts[i]), w.Tokens...)
 	}
 	return b
 }
@@ -144,7 +206,7 @@ func (b *bench) input(t testing.TB, candidate, busy, replica *verifytest.Engine)
 	in := verify.Input{
 		Reference: verify.Side{Stack: verify.Stack{Name: "f32"}, Scorer: b.ref},
 		Floor:     verify.Side{Stack: verify.Stack{Name: "bf16"}, Scorer: b.floor},
-		Candidate: verify.Side{Stack: verify.Stack{Name: "candidate"}, Scorer: candidate},
+		Candidate: verify.Side{Stack: verify.Stack{Name: "candidate"}, Scorer: b.remember(candidate)},
 		Prompts:   slices.Clone(b.prompts), From: slices.Clone(b.from), Spec: margins, Typical: b.typical, Seed: 7, OutDir: t.TempDir(), Vocab: verifytest.Vocabulary,
 		Sequential: true, Strata: slices.Repeat([]string{"text"}, len(b.prompts)),
 		Decode:  b.decode,

@@ -2,8 +2,10 @@ package verifytest_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,7 +35,7 @@ func TestFaultsAreFound(t *testing.T) {
 	}
 	for _, f := range verifytest.Catalogue(b.config) {
 		if !slices.Contains([]string{"two experts swapped", "rotary embedding not interleaved",
-			"KV cache in int4", "temperature 1.5 where 1 was asked", "one bit flipped in a replica's weights", "tokenizer normalises line ends"}, f.Name) {
+			"KV cache in int4", "temperature 1.5 where 1 was asked", "one of two replicas has a layer's scales times 1.1", "tokenizer normalises line ends"}, f.Name) {
 			continue
 		}
 		r := b.try(t, f)
@@ -64,80 +66,128 @@ func specimenBench(t testing.TB, s verifytest.Specimen, offset, count int) *benc
 		t.Fatal(err)
 	}
 	var heads []string
-	for _, x := range c.HeldOut[offset : offset+count] {
-		heads = append(heads, x.Prompt)
+	seen := map[string]bool{}
+	for _, x := range c.HeldOut[offset:] {
+		if len(heads) < count && !seen[x.Prompt] {
+			seen[x.Prompt], heads = true, append(heads, x.Prompt)
+		}
 	}
 	b := openBench(t, g.Dir, heads, 128, uint64(offset)+s.Seed)
 	b.stale = g.Stale
-	b.decode, b.reverse, b.busy = verify.DecodeOptions{Prompts: 64, Cuts: 8, Tokens: 16}, count, count
+	b.decode, b.reverse, b.busy = verify.DecodeOptions{Prompts: 64, Cuts: 4, Tokens: 32}, count, count
 	b.chip = s.Seed + 100
 	return b
 }
 
+// TestSoakCatalogue plants every fault, and asks the peers about the same
+// deployments in the same run.
 func TestSoakCatalogue(t *testing.T) {
 	if os.Getenv("TARBERT_SOAK") == "" {
 		t.Skip("set TARBERT_SOAK=1 to plant every fault")
 	}
+	c, err := verifytest.ReadCorpus()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range specimens() {
-		t.Run(s.Name, func(t *testing.T) { plantAll(t, specimenBench(t, s, int(s.Seed)*64, 64)) })
+		t.Run(s.Name, func(t *testing.T) {
+			b := specimenBench(t, s, int(s.Seed)*64, 64)
+			r := rand.New(rand.NewPCG(s.Seed, 6))
+			p := newPeers(t, b, c.HeldOut[2500:2500+4*questions])
+			plantAll(t, b, p, r)
+			honestPeers(t, b, p, r)
+		})
 	}
 }
 
 // specimens are those held out: nothing was chosen by looking at them.
-// TARBERT_DEVELOP=1 takes those that limits and margins were set on.
+// TARBERT_DEVELOP=1 takes those that limits and margins were set on. The held-out
+// dense one is trained half as long.
 func specimens() []verifytest.Specimen {
-	seed := uint64(11)
 	if os.Getenv("TARBERT_DEVELOP") != "" {
-		seed = 1
+		return []verifytest.Specimen{verifytest.Latent(1), verifytest.Dense(1)}
 	}
-	return []verifytest.Specimen{verifytest.Latent(seed), verifytest.Dense(seed)}
+	dense := verifytest.Dense(11)
+	dense.Steps /= 2
+	return []verifytest.Specimen{verifytest.Latent(11), dense}
 }
 
-func plantAll(t *testing.T, b *bench) {
-	began := time.Now()
-	only := os.Getenv("TARBERT_FAULT")
-	seen, wrong, planted := 0, 0, 0
-	numbers := map[int]bool{} // every variant that must be seen was
-	for _, f := range append([]verifytest.Fault{{Name: "none"}}, verifytest.Catalogue(b.config)...) {
-		if only != "" && f.Name != only {
-			continue
-		}
-		r := b.try(t, f)
-		t.Log(row(f, r))
-		if os.Getenv("TARBERT_SIGNATURE") != "" {
-			t.Log("    ", r.report.Signature)
-			if s := r.report.Sequential; s != nil {
-				for _, x := range s.Bets {
-					t.Logf("      %-10s within %.3g beyond %.3g", x.Name, x.Within, x.Beyond)
-				}
-			}
-		}
-		if f.Name == "none" {
-			if r.verdict == gate.Fail {
-				t.Errorf("the honest model: %s by %s", r.verdict, r.by)
-			}
-			continue
-		}
-		planted++
-		hit := r.verdict == gate.Fail
-		if was, ok := numbers[f.Number]; f.Unseen == "" {
-			numbers[f.Number] = hit && (was || !ok)
-		} else if hit && !ok {
-			numbers[f.Number] = true
-		}
-		if hit {
-			seen++
-			if r.named(f.Cause) == 0 {
-				wrong++
-			}
-		}
+// score sums a catalogue up.
+type score struct {
+	planted, seen, first, named int
+	missed                      []string
+	// numbers of the catalogue: whether every variant that can be seen was.
+	numbers map[int]bool
+}
+
+func (x *score) add(f verifytest.Fault, r found) {
+	x.planted++
+	hit := r.verdict == gate.Fail
+	was, ok := x.numbers[f.Number]
+	switch {
+	case f.Unseen == "":
+		x.numbers[f.Number] = hit && (was || !ok)
+	case !ok:
+		x.numbers[f.Number] = hit
 	}
+	if !hit {
+		x.missed = append(x.missed, fmt.Sprintf("%d %s (%s)", f.Number, f.Name, r.verdict))
+		return
+	}
+	x.seen++
+	switch r.named(f.Cause) {
+	case 0:
+	case 1:
+		x.first, x.named = x.first+1, x.named+1
+	default:
+		x.named++
+	}
+}
+
+func (x *score) log(t *testing.T, took time.Duration) {
 	whole := 0
-	for _, all := range numbers {
+	for _, all := range x.numbers {
 		if all {
 			whole++
 		}
 	}
-	t.Logf("%d faults planted, %d found; of %d numbers %d with every variant that can be seen; cause not among the named for %d; %.0f s",
-		planted, seen, len(numbers), whole, wrong, time.Since(began).Seconds())
+	t.Logf("%d faults planted, %d found; of %d numbers %d with every variant that can be seen; cause named first for %d, among the named for %d; %.0f s",
+		x.planted, x.seen, len(x.numbers), whole, x.first, x.named, took.Seconds())
+	t.Logf("not found: %s", strings.Join(x.missed, "; "))
+}
+
+func plantAll(t *testing.T, b *bench, p *peers, r *rand.Rand) {
+	began, only := time.Now(), os.Getenv("TARBERT_FAULT")
+	sum, table, cost := score{numbers: map[int]bool{}}, newTable(), map[string]int{}
+	for _, f := range append([]verifytest.Fault{{Name: "none"}}, verifytest.Catalogue(b.config)...) {
+		if only != "" && f.Name != only {
+			continue
+		}
+		got := b.try(t, f)
+		t.Log(row(f, got))
+		if os.Getenv("TARBERT_SIGNATURE") != "" {
+			t.Log("    ", got.report.Signature)
+		}
+		if f.Name == "none" {
+			if got.verdict == gate.Fail {
+				t.Errorf("the honest model: %s by %s", got.verdict, got.by)
+			}
+			continue
+		}
+		sum.add(f, got)
+		if f.Unseen != "" || f.Text != nil {
+			continue // not to be seen, or nothing that token-id prompts show
+		}
+		candidate, _, _ := b.plant(t, f) // what is asked one request at a time
+		w := p.ask(t, candidate, 2)
+		table.add(f, got.verdict == gate.Fail, p.accepts(w, upTo(64), upTo(questions), upTo(sampledPrompts), b.meanKL(t, candidate), r))
+		cost["ours"] += got.tokens
+		for name, n := range w.tokens {
+			cost[name] += n
+		}
+	}
+	sum.log(t, time.Since(began))
+	if table.n > 0 {
+		table.log(t, cost)
+	}
 }

@@ -132,6 +132,7 @@ func trafficFaults() []Fault {
 					Noise(p, x, 0.5, 3)
 				}
 			})},
+		{Number: 33, Name: "one of two replicas has a layer's scales times 1.1", Cause: loadOnly, Replica: every(scaleBy(1.1), layer1, "_proj")},
 		{Number: 33, Name: "one bit flipped in a replica's weights", Cause: loadOnly, Replica: first(func(t *Tensor) {
 			i := 5*t.Cols() + 7
 			t.Data[i] = math.Float32frombits(math.Float32bits(t.Data[i]) ^ 1<<25) // an exponent's bit

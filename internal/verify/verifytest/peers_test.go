@@ -3,12 +3,10 @@ package verifytest_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
-	"tarbert/internal/gate"
 	"tarbert/internal/verify/verifytest"
 )
 
@@ -147,45 +145,6 @@ func upTo(n int) []int {
 		out[i] = i
 	}
 	return out
-}
-
-func TestSoakPeers(t *testing.T) {
-	if os.Getenv("TARBERT_SOAK") == "" {
-		t.Skip("set TARBERT_SOAK=1 to run the peers on every fault")
-	}
-	for _, s := range specimens() {
-		t.Run(s.Name, func(t *testing.T) { comparePeers(t, s) })
-	}
-}
-
-// comparePeers plants every fault for ours and the peers alike, then asks them
-// about honest chips.
-func comparePeers(t *testing.T, s verifytest.Specimen) {
-	b := specimenBench(t, s, int(s.Seed)*64, 64)
-	c, err := verifytest.ReadCorpus()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := newPeers(t, b, c.HeldOut[2500:2500+4*questions])
-	r := rand.New(rand.NewPCG(s.Seed, 6))
-	table := newTable()
-	cost := map[string]int{}
-	for _, f := range verifytest.Catalogue(b.config) {
-		if f.Unseen != "" || f.Text != nil {
-			continue // not to be seen, or nothing that tokens show
-		}
-		ours := b.try(t, f)
-		candidate, _, _ := b.plant(t, f) // what is asked one request at a time
-		w := p.ask(t, candidate, 2)
-		got := p.accepts(w, upTo(64), upTo(questions), upTo(sampledPrompts), b.meanKL(t, candidate), r)
-		table.add(f, ours.verdict == gate.Fail, got)
-		cost["ours"] += ours.tokens
-		for name, n := range w.tokens {
-			cost[name] += n
-		}
-	}
-	table.log(t, cost)
-	honestPeers(t, b, p, r)
 }
 
 // honestPeers counts how often the peers refuse honest chips: prompts,
