@@ -352,10 +352,12 @@ func (b *bench) tryText(f verifytest.Fault) found {
 		tokens += cand.Templates[len(cand.Templates)-1]
 	}
 	checks := verify.CheckContract(ref, cand)
-	out := found{verdict: checks[0].Verdict, tokens: tokens, report: &verify.Report{}}
-	if out.verdict == gate.Fail {
-		out.by = "contract-template"
-		out.causes = []verify.Cause{{Name: "the endpoint, not the weights", Why: checks[0].Detail}}
+	out := found{verdict: gate.Pass, tokens: tokens, report: &verify.Report{}}
+	for _, c := range checks {
+		if c.Verdict == gate.Fail {
+			out.verdict, out.by = gate.Fail, "contract-"+c.Name
+			out.causes = []verify.Cause{{Name: "the endpoint, not the weights", Why: c.Detail}}
+		}
 	}
 	return out
 }
