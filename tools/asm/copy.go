@@ -19,6 +19,9 @@ func copies(c *build.Context) {
 			copier{isa: s, vecs: vecs}.emit(c, masks)
 		}
 	}
+	for _, vecs := range []int{1, 2} {
+		stripCopier{copier{isa: avx512, vecs: vecs}}.emit(c, masks)
+	}
 }
 
 type copier struct {
@@ -61,6 +64,87 @@ func (t copier) emit(c *build.Context, masks operand.Mem) {
 	c.JNZ(operand.LabelRef("row"))
 	c.VZEROUPPER()
 	c.RET()
+}
+
+// stripCopier packs strips that lie side by side in one walk over their rows,
+// four at a time: a strip alone would fetch every line of src once more.
+type stripCopier struct{ copier }
+
+const stripRows = 4
+
+func (t stripCopier) emit(c *build.Context, masks operand.Mem) {
+	name := label("copyStrips%d%s", t.vecs*t.lanes, t.name)
+	function(c, name, "func(dst, src *float32, stride, width, strips, k int)",
+		name+label(" packs strips of up to %d columns, k rows each.", t.vecs*t.lanes))
+	dst, src, width := load(c, c.Param("dst")), load(c, c.Param("src")), load(c, c.Param("width"))
+	stride, k, step := loadBytes(c, c.Param("stride")), load(c, c.Param("k")), c.GP64()
+	mask := t.masks(c, masks, width)
+	c.SHLQ(operand.Imm(2), width)
+	c.MOVQ(k, step)
+	c.IMULQ(width, step) // from strip to strip of dst
+	w := walk{c: c, step: step, from: rowDistances(c, stride), to: rowDistances(c, width)}
+	c.SUBQ(operand.Imm(stripRows), k)
+	c.JL(operand.LabelRef("rest"))
+	c.Label("rows")
+	t.emitRows(w, "strip", dst, src, stripRows, mask)
+	c.LEAQ(operand.Mem{Base: src, Index: stride, Scale: stripRows}, src)
+	c.LEAQ(operand.Mem{Base: dst, Index: width, Scale: stripRows}, dst)
+	c.SUBQ(operand.Imm(stripRows), k)
+	c.JGE(operand.LabelRef("rows"))
+	c.Label("rest")
+	c.ADDQ(operand.Imm(stripRows), k)
+	c.JE(operand.LabelRef("done"))
+	c.Label("row")
+	t.emitRows(w, "last", dst, src, 1, mask)
+	c.ADDQ(stride, src)
+	c.ADDQ(width, dst)
+	c.DECQ(k)
+	c.JNZ(operand.LabelRef("row"))
+	c.Label("done")
+	c.VZEROUPPER()
+	c.RET()
+}
+
+// walk is what all rows of a strip copy share; from and to hold the distances
+// of one and three rows of src and dst.
+type walk struct {
+	c        *build.Context
+	step     reg.GPVirtual
+	from, to [12]reg.GPVirtual
+}
+
+func rowDistances(c *build.Context, row reg.GPVirtual) (d [12]reg.GPVirtual) {
+	d[1], d[3] = row, c.GP64()
+	c.LEAQ(operand.Mem{Base: row, Index: row, Scale: 2}, d[3])
+	return d
+}
+
+// emitRows copies rows of every strip.
+func (t stripCopier) emitRows(w walk, name string, dst, src reg.GPVirtual, rows int, mask []reg.Register) {
+	c := w.c
+	to, from, soon, n := c.GP64(), c.GP64(), c.GP64(), load(c, c.Param("strips"))
+	c.MOVQ(dst, to)
+	c.MOVQ(src, from)
+	c.LEAQ(operand.Mem{Base: src, Index: w.from[1], Scale: 8}, soon)
+	c.Label(name)
+	for r := range rows {
+		for v := range t.vecs {
+			x, at := t.vec(c), rowAt(from, w.from, r)
+			at.Disp = v * t.bytes()
+			c.VMOVUPS_Z(at, mask[v], x)
+			ahead := rowAt(soon, w.from, r)
+			ahead.Disp = v * t.bytes()
+			c.PREFETCHT0(ahead)
+			at = rowAt(to, w.to, r)
+			at.Disp = v * t.bytes()
+			c.VMOVUPS(x, mask[v], at)
+		}
+	}
+	c.ADDQ(w.to[1], from)
+	c.ADDQ(w.to[1], soon)
+	c.ADDQ(w.step, to)
+	c.DECQ(n)
+	c.JNZ(operand.LabelRef(name))
 }
 
 // masks gives each vector the mask of the columns that are there.

@@ -206,3 +206,176 @@ row:
 	JNZ        row
 	VZEROUPPER
 	RET
+
+// func copyStrips16AVX512(dst *float32, src *float32, stride int, width int, strips int, k int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·copyStrips16AVX512(SB), NOSPLIT, $0-48
+	MOVQ  dst+0(FP), AX
+	MOVQ  src+8(FP), CX
+	MOVQ  width+24(FP), DX
+	MOVQ  stride+16(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  k+40(FP), SI
+	MOVQ  $-1, DI
+	BZHIQ DX, DI, DI
+	KMOVW DI, K1
+	SHRQ  $0x10, DI
+	SHLQ  $0x02, DX
+	MOVQ  SI, DI
+	IMULQ DX, DI
+	LEAQ  (BX)(BX*2), R8
+	LEAQ  (DX)(DX*2), R9
+	SUBQ  $0x04, SI
+	JL    rest
+
+rows:
+	MOVQ strips+32(FP), R13
+	MOVQ AX, R10
+	MOVQ CX, R11
+	LEAQ (CX)(BX*8), R12
+
+strip:
+	VMOVUPS.Z  (R11), K1, Z0
+	PREFETCHT0 (R12)
+	VMOVUPS    Z0, K1, (R10)
+	VMOVUPS.Z  (R11)(BX*1), K1, Z0
+	PREFETCHT0 (R12)(BX*1)
+	VMOVUPS    Z0, K1, (R10)(DX*1)
+	VMOVUPS.Z  (R11)(BX*2), K1, Z0
+	PREFETCHT0 (R12)(BX*2)
+	VMOVUPS    Z0, K1, (R10)(DX*2)
+	VMOVUPS.Z  (R11)(R8*1), K1, Z0
+	PREFETCHT0 (R12)(R8*1)
+	VMOVUPS    Z0, K1, (R10)(R9*1)
+	ADDQ       DX, R11
+	ADDQ       DX, R12
+	ADDQ       DI, R10
+	DECQ       R13
+	JNZ        strip
+	LEAQ       (CX)(BX*4), CX
+	LEAQ       (AX)(DX*4), AX
+	SUBQ       $0x04, SI
+	JGE        rows
+
+rest:
+	ADDQ $0x04, SI
+	JE   done
+
+row:
+	MOVQ strips+32(FP), R11
+	MOVQ AX, R8
+	MOVQ CX, R9
+	LEAQ (CX)(BX*8), R10
+
+last:
+	VMOVUPS.Z  (R9), K1, Z0
+	PREFETCHT0 (R10)
+	VMOVUPS    Z0, K1, (R8)
+	ADDQ       DX, R9
+	ADDQ       DX, R10
+	ADDQ       DI, R8
+	DECQ       R11
+	JNZ        last
+	ADDQ       BX, CX
+	ADDQ       DX, AX
+	DECQ       SI
+	JNZ        row
+
+done:
+	VZEROUPPER
+	RET
+
+// func copyStrips32AVX512(dst *float32, src *float32, stride int, width int, strips int, k int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·copyStrips32AVX512(SB), NOSPLIT, $0-48
+	MOVQ  dst+0(FP), AX
+	MOVQ  src+8(FP), CX
+	MOVQ  width+24(FP), DX
+	MOVQ  stride+16(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  k+40(FP), SI
+	MOVQ  $-1, DI
+	BZHIQ DX, DI, DI
+	KMOVW DI, K1
+	SHRQ  $0x10, DI
+	KMOVW DI, K2
+	SHRQ  $0x10, DI
+	SHLQ  $0x02, DX
+	MOVQ  SI, DI
+	IMULQ DX, DI
+	LEAQ  (BX)(BX*2), R8
+	LEAQ  (DX)(DX*2), R9
+	SUBQ  $0x04, SI
+	JL    rest
+
+rows:
+	MOVQ strips+32(FP), R13
+	MOVQ AX, R10
+	MOVQ CX, R11
+	LEAQ (CX)(BX*8), R12
+
+strip:
+	VMOVUPS.Z  (R11), K1, Z0
+	PREFETCHT0 (R12)
+	VMOVUPS    Z0, K1, (R10)
+	VMOVUPS.Z  64(R11), K2, Z0
+	PREFETCHT0 64(R12)
+	VMOVUPS    Z0, K2, 64(R10)
+	VMOVUPS.Z  (R11)(BX*1), K1, Z0
+	PREFETCHT0 (R12)(BX*1)
+	VMOVUPS    Z0, K1, (R10)(DX*1)
+	VMOVUPS.Z  64(R11)(BX*1), K2, Z0
+	PREFETCHT0 64(R12)(BX*1)
+	VMOVUPS    Z0, K2, 64(R10)(DX*1)
+	VMOVUPS.Z  (R11)(BX*2), K1, Z0
+	PREFETCHT0 (R12)(BX*2)
+	VMOVUPS    Z0, K1, (R10)(DX*2)
+	VMOVUPS.Z  64(R11)(BX*2), K2, Z0
+	PREFETCHT0 64(R12)(BX*2)
+	VMOVUPS    Z0, K2, 64(R10)(DX*2)
+	VMOVUPS.Z  (R11)(R8*1), K1, Z0
+	PREFETCHT0 (R12)(R8*1)
+	VMOVUPS    Z0, K1, (R10)(R9*1)
+	VMOVUPS.Z  64(R11)(R8*1), K2, Z0
+	PREFETCHT0 64(R12)(R8*1)
+	VMOVUPS    Z0, K2, 64(R10)(R9*1)
+	ADDQ       DX, R11
+	ADDQ       DX, R12
+	ADDQ       DI, R10
+	DECQ       R13
+	JNZ        strip
+	LEAQ       (CX)(BX*4), CX
+	LEAQ       (AX)(DX*4), AX
+	SUBQ       $0x04, SI
+	JGE        rows
+
+rest:
+	ADDQ $0x04, SI
+	JE   done
+
+row:
+	MOVQ strips+32(FP), R11
+	MOVQ AX, R8
+	MOVQ CX, R9
+	LEAQ (CX)(BX*8), R10
+
+last:
+	VMOVUPS.Z  (R9), K1, Z0
+	PREFETCHT0 (R10)
+	VMOVUPS    Z0, K1, (R8)
+	VMOVUPS.Z  64(R9), K2, Z0
+	PREFETCHT0 64(R10)
+	VMOVUPS    Z0, K2, 64(R8)
+	ADDQ       DX, R9
+	ADDQ       DX, R10
+	ADDQ       DI, R8
+	DECQ       R11
+	JNZ        last
+	ADDQ       BX, CX
+	ADDQ       DX, AX
+	DECQ       SI
+	JNZ        row
+
+done:
+	VZEROUPPER
+	RET

@@ -21,3 +21,13 @@ func copy8AVX2(dst *float32, src *float32, stride int, width int, cols int, k in
 //
 //go:noescape
 func copy32AVX2(dst *float32, src *float32, stride int, width int, cols int, k int)
+
+// copyStrips16AVX512 packs strips of up to 16 columns, k rows each.
+//
+//go:noescape
+func copyStrips16AVX512(dst *float32, src *float32, stride int, width int, strips int, k int)
+
+// copyStrips32AVX512 packs strips of up to 32 columns, k rows each.
+//
+//go:noescape
+func copyStrips32AVX512(dst *float32, src *float32, stride int, width int, strips int, k int)

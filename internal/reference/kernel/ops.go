@@ -10,6 +10,7 @@ type ops struct {
 	block func(t block)                                        // a piece of a float32 product
 	packT func(dst, src []float32, stride, rows, k, width int) // see packTGo
 	packN func(dst, src []float32, stride, cols, k, width int) // see packNGo
+	strip stripFunc
 
 	sum, max, maxAbs func(x []float32) float32
 	dot              func(x, y []float32) float32
@@ -54,7 +55,7 @@ func Products() string { return fastest().tiles }
 func goOps() *ops {
 	return &ops{
 		name: "go", tiles: "go",
-		block: blockGo, packT: packTGo, packN: packNGo,
+		block: blockGo, packT: packTGo, packN: packNGo, strip: packStripsGo,
 		sum: sumGo, max: maxGo, maxAbs: maxAbsGo, dot: dotGo,
 		exp: expGo, sigmoid: sigmoidGo, silu: siluGo,
 		expSum: expSumGo, expSumOnly: expSumOnlyGo,

@@ -24,7 +24,7 @@ func avx2Ops() *ops {
 	t := tilesAVX2()
 	return &ops{
 		name: "avx2", tiles: "avx2",
-		block: t.block, packT: t.packT, packN: t.packN,
+		block: t.block, packT: t.packT, packN: t.packN, strip: t.packS,
 		sum: sumAVX2, max: maxAVX2, maxAbs: maxAbsAVX2, dot: dotAVX2,
 		exp: expAVX2, sigmoid: sigmoidAVX2, silu: siluAVX2,
 		expSum: expSumAVX2, expSumOnly: expSumOnlyAVX2,
@@ -47,7 +47,7 @@ func avx512Ops() *ops {
 	t := tilesAVX512()
 	return &ops{
 		name: "avx512", tiles: "avx512",
-		block: t.block, packT: t.packT, packN: t.packN,
+		block: t.block, packT: t.packT, packN: t.packN, strip: t.packS,
 		sum: sumAVX512, max: maxAVX512, maxAbs: maxAbsAVX512, dot: dotAVX512,
 		exp: expAVX512, sigmoid: sigmoidAVX512, silu: siluAVX512,
 		expSum: expSumAVX512, expSumOnly: expSumOnlyAVX512,

@@ -75,6 +75,10 @@ func transposePanels(o *ops, dst []float32, b Mat, from, to int) {
 // copyPanels packs panels [from, to) of a matrix that is not transposed.
 func copyPanels(o *ops, dst []float32, b Mat, from, to int) {
 	size := b.Rows * panelCols
+	if full := min(to, b.Cols/panelCols) - from; full > 0 && size > 0 {
+		o.strip(dst[from*size:][:full*size], b.Data[from*panelCols:], b.Stride, panelCols, full, b.Rows)
+		from += full
+	}
 	for q := from; q < to && size > 0; q++ {
 		o.packN(dst[q*size:][:size], b.Data[q*panelCols:], b.Stride, min(panelCols, b.Cols-q*panelCols), b.Rows, panelCols)
 	}
@@ -99,6 +103,19 @@ func packNGo(dst, src []float32, stride, cols, k, width int) {
 	for l := range k {
 		row := dst[l*width:][:width]
 		clear(row[copy(row, src[l*stride:][:cols]):])
+	}
+}
+
+// stripFunc sets dst[(s*k+l)*width+i] = src[l*stride+s*width+i] for s in
+// [0, strips), l in [0, k), i in [0, width): strips side by side, one after
+// another. It may write packSlack floats past the end of dst.
+type stripFunc func(dst, src []float32, stride, width, strips, k int)
+
+func packStripsGo(dst, src []float32, stride, width, strips, k int) {
+	for l := range k {
+		for s := range strips {
+			copy(dst[(s*k+l)*width:][:width], src[l*stride+s*width:])
+		}
 	}
 }
 

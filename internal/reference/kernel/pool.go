@@ -5,8 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// Pool is a number of threads that matrix products may share. It holds no
-// goroutines between calls, so it needs no closing. A nil *Pool is serial.
+// Pool is a number of threads that matrix products may share. It keeps no
+// goroutines, but for a moment after each call, so it needs no closing. A nil
+// *Pool is serial.
 type Pool struct {
 	threads int
 	spare   atomic.Int64 // threads not at work now, beside the callers' own
@@ -40,15 +41,18 @@ func (p *Pool) Run(n int, f func(i int)) {
 		}
 		return
 	}
-	r := run{n: int64(n), f: f}
+	r := &run{pool: p, n: int64(n), f: f}
+	r.helping.Store(int64(extra))
+	r.gate.Lock()
 	for range extra {
-		r.wait.Go(func() {
-			r.work()
-			p.spare.Add(1) // as soon as this one is idle, not when all are
-		})
+		if h := lingering.take(); h != nil {
+			h.next.Store(r)
+		} else {
+			go new(helper).serve(r)
+		}
 	}
 	r.work()
-	r.wait.Wait()
+	r.join()
 	if v := r.panicked.Load(); v != nil {
 		panic(*v)
 	}
@@ -79,11 +83,14 @@ func (p *Pool) borrow(want int) int {
 	}
 }
 
+// run is one call of Run.
 type run struct {
+	pool     *Pool
 	n        int64
 	f        func(int)
 	next     atomic.Int64
-	wait     sync.WaitGroup
+	helping  atomic.Int64 // helpers that are not done
+	gate     sync.Mutex   // unlocked when no helper is left (a mutex, because a helper may come from outside a synctest bubble)
 	panicked atomic.Pointer[any]
 }
 

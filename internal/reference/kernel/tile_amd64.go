@@ -15,6 +15,7 @@ type tileSet struct {
 	wide       [4][]wideTile // by rows, for few of them, widest first
 	packT      func(dst, src []float32, stride, rows, k, width int)
 	packN      func(dst, src []float32, stride, cols, k, width int)
+	packS      stripFunc
 }
 
 // wideTile spans whole panels.
@@ -25,7 +26,7 @@ type wideTile struct {
 
 func tilesAVX512() *tileSet {
 	return &tileSet{most: 12, cols: 32,
-		packT: packWith(16, transposeAVX512), packN: copyWith(16, copy16AVX512, copy32AVX512),
+		packT: packWith(16, transposeAVX512), packN: copyWith(16, copy16AVX512, copy32AVX512), packS: stripsAVX512,
 		full: [13]tileFunc{nil,
 			tile1x32AVX512, tile2x32AVX512, tile3x32AVX512, tile4x32AVX512, tile5x32AVX512, tile6x32AVX512,
 			tile7x32AVX512, tile8x32AVX512, tile9x32AVX512, tile10x32AVX512, tile11x32AVX512, tile12x32AVX512},
@@ -43,7 +44,7 @@ func tilesAVX512() *tileSet {
 
 func tilesAVX2() *tileSet {
 	return &tileSet{most: 6, cols: 16,
-		packT: packWith(8, transposeAVX2), packN: copyWith(8, copy8AVX2, copy32AVX2),
+		packT: packWith(8, transposeAVX2), packN: copyWith(8, copy8AVX2, copy32AVX2), packS: stripsAVX2,
 		full: [13]tileFunc{nil, tile1x16AVX2, tile2x16AVX2, tile3x16AVX2, tile4x16AVX2, tile5x16AVX2, tile6x16AVX2},
 		part: [13]tileFunc{nil, tile1x16AVX2Masked, tile2x16AVX2Masked, tile3x16AVX2Masked,
 			tile4x16AVX2Masked, tile5x16AVX2Masked, tile6x16AVX2Masked},
@@ -61,10 +62,8 @@ func (s *tileSet) block(t block) {
 	parts := (t.rows + s.most - 1) / s.most
 	height, tall := t.rows/parts, t.rows%parts // tall tiles have one row more
 	if t.scratch != nil {
-		for i := range parts {
-			row := i*height + min(i, tall)
-			s.pack(t, row, height+min(max(tall-i, 0), 1))
-		}
+		s.pack(t, 0, height+1, tall)
+		s.pack(t, tall*(height+1), height, parts-tall)
 	}
 	for j := 0; j < t.cols; {
 		soon := s.soon(t, j, parts)
@@ -107,13 +106,19 @@ func (s *soon) take(blocks, k int) (*float32, int) {
 	return from, s.step
 }
 
-// pack copies the rows of A that one tile reads, k by k, to where strip looks.
-func (s *tileSet) pack(t block, row, rows int) {
-	dst, src := t.scratch[row*t.k:], t.a[row*t.ars:]
-	if t.aks == 1 {
-		s.packT(dst, src, t.ars, rows, t.k, rows)
-	} else {
-		s.packN(dst, src, t.aks, rows, t.k, rows)
+// pack copies the rows of A that tiles of so many rows read, from row on, k by
+// k, to where strip looks.
+func (s *tileSet) pack(t block, row, rows, tiles int) {
+	if tiles == 0 {
+		return
+	}
+	if t.aks != 1 {
+		s.packS(t.scratch[row*t.k:], t.a[row*t.ars:], t.aks, rows, tiles, t.k)
+		return
+	}
+	for ; tiles > 0; tiles-- {
+		s.packT(t.scratch[row*t.k:], t.a[row*t.ars:], t.ars, rows, t.k, rows)
+		row += rows
 	}
 }
 
@@ -174,5 +179,24 @@ func copyWith(lanes int, strip, panel func(dst, src *float32, stride, width, col
 		}
 		_ = dst[(k-1)*width+panelCols-1]
 		panel(&dst[0], &src[0], stride, width, cols, k)
+	}
+}
+
+func stripsAVX512(dst, src []float32, stride, width, strips, k int) {
+	_ = src[(k-1)*stride+strips*width-1]
+	_ = dst[strips*k*width-1]
+	if width <= 16 {
+		copyStrips16AVX512(&dst[0], &src[0], stride, width, strips, k)
+	} else {
+		copyStrips32AVX512(&dst[0], &src[0], stride, width, strips, k)
+	}
+}
+
+// stripsAVX2 packs one strip after another: what each writes past its end, the
+// next overwrites.
+func stripsAVX2(dst, src []float32, stride, width, strips, k int) {
+	pack := copyWith(8, copy8AVX2, copy32AVX2)
+	for s := range strips {
+		pack(dst[s*k*width:], src[s*width:], stride, width, k, width)
 	}
 }
