@@ -14,10 +14,10 @@ type partials struct {
 	rows int
 }
 
-// partial is block r0's own part of a vector's gradient.
-func (v *vec) partial(r0 int) []float32 {
+// partial is the part of a vector's gradient that belongs to row r's block.
+func (v *vec) partial(r int) []float32 {
 	n := len(v.w)
-	return v.part.buf[r0/blockRows*n:][:n]
+	return v.part.buf[r/blockRows*n:][:n]
 }
 
 // open zeroes the parts for a batch of so many rows.
@@ -38,21 +38,15 @@ func (l *linear) backward(p *kernel.Pool, dy, dx kernel.Mat, accumulate bool) {
 	kernel.GemmPacked(p, dy, l.back, dx, accumulate)
 }
 
-// biasGrad adds the rows of dy to the block's part of the bias's gradient.
+// biasGrad adds the rows of dy, from row r0 on, to their blocks' parts of the
+// bias's gradient.
 func (l *linear) biasGrad(dy kernel.Mat, r0 int) {
 	if l.bias.w == nil {
 		return
 	}
-	part := l.bias.partial(r0)
 	for i := range dy.Rows {
-		kernel.Add(part, dy.Data[i*dy.Stride:][:l.out])
+		kernel.Add(l.bias.partial(r0+i), dy.Data[i*dy.Stride:][:l.out])
 	}
-}
-
-// weightGrad is one product dW += dyᵀ·x, over all rows in order.
-type weightGrad struct {
-	l     *linear
-	dy, x kernel.Mat
 }
 
 // layerGrads are the gradients inside one layer; the layers take turns.
@@ -74,6 +68,8 @@ type layerGrads struct {
 	slotAct       []float32
 
 	weights []weightGrad
+	inputs  []*kernel.Packed // of weights, in memory that the layers share
+	tasks   []weightTask
 }
 
 // backward is one backward pass.
@@ -112,14 +108,11 @@ func (p *backward) layerBack(i int, la *layerActs) {
 		p.addRouterZ(rows)
 		p.pool.Run(len(p.acts.blocks), func(b int) { p.expertBack(l.moe, la, p.acts.blocks[b]) })
 	}
-	rowBlocks(p.pool, rows, func(r0, r1 int) { p.afterAttentionBack(l, la, r0, r1) })
+	largeBlocks(p.pool, rows, func(r0, r1 int) { p.afterAttentionBack(l, la, r0, r1) })
 	p.attentionBack(i, la)
-	rowBlocks(p.pool, rows, func(r0, r1 int) { p.beforeAttentionBack(l, la, r0, r1) })
+	largeBlocks(p.pool, rows, func(r0, r1 int) { p.beforeAttentionBack(l, la, r0, r1) })
 	p.collect(l, la, rows)
-	p.pool.Run(len(g.weights), func(j int) {
-		w := g.weights[j]
-		kernel.Gemm(p.pool, w.dy.Transpose(), w.x, kernel.Dense(w.l.weight.g, w.l.out, w.l.in), true)
-	})
+	g.multiply(p.pool)
 	for _, v := range vectors {
 		v.close()
 	}
@@ -202,8 +195,8 @@ func (p *backward) afterAttentionBack(l *layer, la *layerActs, r0, r1 int) {
 		p.gatherBack(la, r0, r1)
 	}
 	copy(g.mid[r0*h:r1*h], g.dy[r0*h:r1*h])
-	dw := l.mlpNorm.partial(r0)
 	for r := r0; r < r1; r++ {
+		dw := l.mlpNorm.partial(r)
 		kernel.RMSNormBackward(g.mid[r*h:][:h], dw, la.mid[r*h:][:h], l.mlpNorm.w, g.norm[r*h:][:h], la.rstd2[r])
 	}
 	mid := view(g.mid, r0, r1, h)
@@ -234,16 +227,9 @@ func (p *backward) beforeAttentionBack(l *layer, la *layerActs, r0, r1 int) {
 		p.groupedBack(l.gqa, la, r0, r1, s)
 	}
 	copy(g.dx[r0*h:r1*h], g.mid[r0*h:r1*h])
-	dw := l.attnNorm.partial(r0)
 	for r := r0; r < r1; r++ {
+		dw := l.attnNorm.partial(r)
 		kernel.RMSNormBackward(g.dx[r*h:][:h], dw, la.x[r*h:][:h], l.attnNorm.w, g.norm[r*h:][:h], la.rstd1[r])
-	}
-}
-
-// need queues one weight's gradient.
-func (g *layerGrads) need(l *linear, dy, x []float32, from, to int) {
-	if from < to {
-		g.weights = append(g.weights, weightGrad{l, view(dy, from, to, l.out), view(x, from, to, l.in)})
 	}
 }
 

@@ -22,10 +22,11 @@ func (p *backward) groupedBack(m *gqa, la *layerActs, r0, r1 int, s *scratch) {
 // turnBack undoes turnHeads: from dy, the gradient of the turned heads, to dx,
 // that of the heads as projected.
 func (p *backward) turnBack(norm *vec, dx, dy, x, rstd []float32, r0, r1, heads int, s *scratch) {
-	d, dw := p.c.HeadDim, norm.partial(r0)
+	d := p.c.HeadDim
 	tmp := fit(&s.a, d)
 	clear(dx[r0*heads*d : r1*heads*d])
 	for r := r0; r < r1; r++ {
+		dw := norm.partial(r)
 		for h := range heads {
 			at := r*heads + h
 			p.rope.back(p.angles, dy[at*d:][:d], p.batch.pos[r], tmp)

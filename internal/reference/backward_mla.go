@@ -9,11 +9,10 @@ func (p *backward) latentBack(m *mla, la *layerActs, r0, r1 int, s *scratch) {
 	lora, all := c.KVLoraRank, m.kva.out
 	p.latentKeysBack(m, r0, r1, s)
 	m.kvb.backward(p.pool, view(g.kvb, r0, r1, m.kvb.out), view(g.latent, r0, r1, lora), false)
-	dw := m.kvaNorm.partial(r0)
 	for r := r0; r < r1; r++ {
 		dx := g.kva[r*all:][:lora]
 		clear(dx)
-		kernel.RMSNormBackward(dx, dw, a.kva[r*all:][:lora], m.kvaNorm.w, g.latent[r*lora:][:lora], a.rstd[r])
+		kernel.RMSNormBackward(dx, m.kvaNorm.partial(r), a.kva[r*all:][:lora], m.kvaNorm.w, g.latent[r*lora:][:lora], a.rstd[r])
 	}
 	norm, kva := view(g.norm, r0, r1, c.HiddenSize), view(g.kva, r0, r1, all)
 	m.kva.biasGrad(kva, r0)
@@ -24,10 +23,9 @@ func (p *backward) latentBack(m *mla, la *layerActs, r0, r1 int, s *scratch) {
 	}
 	w := c.QLoraRank
 	m.qb.backward(p.pool, view(g.q, r0, r1, m.qb.out), view(g.qaNorm, r0, r1, w), false)
-	dw = m.qaNorm.partial(r0)
 	clear(g.qa[r0*w : r1*w])
 	for r := r0; r < r1; r++ {
-		kernel.RMSNormBackward(g.qa[r*w:][:w], dw, a.qa[r*w:][:w], m.qaNorm.w, g.qaNorm[r*w:][:w], a.qaRstd[r])
+		kernel.RMSNormBackward(g.qa[r*w:][:w], m.qaNorm.partial(r), a.qa[r*w:][:w], m.qaNorm.w, g.qaNorm[r*w:][:w], a.qaRstd[r])
 	}
 	m.qa.biasGrad(view(g.qa, r0, r1, w), r0)
 	m.qa.backward(p.pool, view(g.qa, r0, r1, w), norm, true)

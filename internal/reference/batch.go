@@ -38,7 +38,8 @@ type attnTask struct {
 
 const (
 	blockRows = 64 // rows that one task takes through a layer
-	fewRows   = 8  // with fewer rows than this, one task does all heads
+	largeRows = 2 * blockRows
+	fewRows   = 8 // with fewer rows than this, one task does all heads
 )
 
 // reset empties the batch and keeps its memory.
@@ -166,11 +167,11 @@ func (a *activations) prepare(net *network, i, rows int) *layerActs {
 // rowBlocks runs f over [0, rows) in blocks.
 func rowBlocks(p *kernel.Pool, rows int, f func(r0, r1 int)) { blocksOf(blockRows, p, rows, f) }
 
-// largeBlocks is rowBlocks for a forward pass without a backward one, whose
+// largeBlocks is rowBlocks for where no part of a gradient goes with a block:
 // weights are read fewer times when more rows share them.
 func largeBlocks(p *kernel.Pool, rows int, f func(r0, r1 int)) {
 	share := (rows + p.Threads() - 1) / p.Threads()
-	blocksOf(min(max(share, blockRows), 4*blockRows), p, rows, f)
+	blocksOf(min(max(share/blockRows*blockRows, blockRows), largeRows), p, rows, f)
 }
 
 // oneBlock is all rows at once, for weights that a product must widen first:

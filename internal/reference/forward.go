@@ -62,13 +62,9 @@ func (n *network) embedTokens(pool *kernel.Pool, x []float32, tokens []int) {
 func (p *pass) layer(i int, la *layerActs) {
 	l, rows := &p.layers[i], len(p.batch.tokens)
 	p.size(l, la, rows)
-	inBlocks := rowBlocks
-	switch {
-	case p.acts.keep:
-	case l.o.narrow != nil:
+	inBlocks := largeBlocks
+	if l.o.narrow != nil {
 		inBlocks = oneBlock
-	default:
-		inBlocks = largeBlocks
 	}
 	inBlocks(p.pool, rows, func(r0, r1 int) { p.beforeAttention(i, la, r0, r1) })
 	p.pool.Run(len(p.batch.tasks), func(t int) { p.attend(i, la, p.batch.tasks[t]) })

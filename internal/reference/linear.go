@@ -158,6 +158,7 @@ type scratch struct {
 func fit[T any](buf *[]T, n int) []T {
 	if cap(*buf) < n {
 		*buf = make([]T, n+n/8)
+		kernel.WantHugePages(*buf)
 	}
 	*buf = (*buf)[:n]
 	return *buf

@@ -20,15 +20,19 @@ func Pack(b Mat) *Packed {
 
 // Repack takes in b's values again, reusing memory when it is large enough. It
 // must not run beside a product that reads p.
-func (p *Packed) Repack(b Mat) {
+func (p *Packed) Repack(b Mat) { p.RepackOn(nil, b) }
+
+// RepackOn is Repack on several threads.
+func (p *Packed) RepackOn(pool *Pool, b Mat) {
 	b.check("matrix to pack")
 	p.rows, p.cols = b.Rows, b.Cols
 	if n := packedSize(b.Rows, b.Cols); cap(p.data) < n {
 		p.data = make([]float32, n)
+		WantHugePages(p.data)
 	} else {
 		p.data = p.data[:n]
 	}
-	fillPanels(best, nil, p.data, b)
+	fillPanels(best, pool, p.data, b)
 }
 
 // Rows is the product's K.

@@ -2,9 +2,27 @@ package kernel
 
 import (
 	"runtime"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
+
+// hugePage is the common size; where it is another, the wish below asks for
+// less than it could.
+const hugePage = 2 << 20
+
+// WantHugePages asks for x, just allocated and large, to lie in huge pages, so
+// that walking down columns does not cost a look-up per row. Refusal costs speed
+// only.
+func WantHugePages[T any](x []T) {
+	size := cap(x) * int(unsafe.Sizeof(*new(T)))
+	if size < 2*hugePage {
+		return
+	}
+	all := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), size)
+	skip := int(-uintptr(unsafe.Pointer(&all[0])) % hugePage)
+	_ = unix.Madvise(all[skip:][:(size-skip)/hugePage*hugePage], unix.MADV_HUGEPAGE)
+}
 
 // mappedFrom is the size from which a matrix has memory of its own.
 const mappedFrom = 1 << 20
