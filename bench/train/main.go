@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,7 +39,18 @@ func main() {
 	steps := flag.Int("steps", 15, "measured steps per turn")
 	turns := flag.Int("turns", 3, "turns of every variant")
 	python := flag.String("python", "", "python with torch: measure PyTorch beside ours")
+	profile := flag.String("cpuprofile", "", "where to write a CPU profile")
 	flag.Parse()
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			panic(err)
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			panic(err)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	if err := run(*threads, *steps, *turns, *python); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -129,9 +141,10 @@ func ours(c *reference.Config, threads int) func() error {
 		if _, err := t.ForwardBackward(context.Background(), samples, crossEntropy); err != nil {
 			return err
 		}
-		norm := 0.0
-		for _, p := range params {
-			norm += float64(kernel.SumSquares(p.Grad))
+		squares, norm := make([]float64, len(params)), 0.0
+		pool.Run(len(params), func(i int) { squares[i] = float64(kernel.SumSquares(params[i].Grad)) })
+		for _, s := range squares {
+			norm += s
 		}
 		n++
 		h := kernel.AdamWStep{
