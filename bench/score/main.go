@@ -29,6 +29,9 @@ type options struct {
 	layers, tokens     int
 	decode, rounds     int
 	threads            int
+
+	once, peers           bool
+	python, node, tarbert string
 }
 
 func main() {
@@ -42,6 +45,11 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often everything is measured")
 	flag.IntVar(&o.threads, "threads", runtime.GOMAXPROCS(0), "threads")
 	flag.StringVar(&o.profile, "cpuprofile", "", "where to write a CPU profile of scoring")
+	flag.BoolVar(&o.peers, "peers", false, "measure the peers that are given beside ours, each in processes of its own, in turns")
+	flag.StringVar(&o.python, "python", "", "python with torch and transformers, for -peers")
+	flag.StringVar(&o.node, "node", "", "node_modules with node-llama-cpp, for -peers (and -tarbert, which converts)")
+	flag.StringVar(&o.tarbert, "tarbert", "", "tarbert's binary, for -peers: converts to GGUF and w8a8")
+	flag.BoolVar(&o.once, "once", false, "measure the model in -dir and print a line of JSON; what -peers runs")
 	flag.Parse()
 	if err := run(context.Background(), os.Stdout, o); err != nil {
 		fmt.Fprintln(os.Stderr, "score:", err)
@@ -53,6 +61,9 @@ func run(ctx context.Context, w io.Writer, o options) (err error) {
 	if o.layers < 1 || o.tokens < 2 || o.decode < 1 || o.rounds < 1 || o.threads < 1 {
 		return errors.New("-layers, -decode, -rounds and -threads are at least 1, -tokens at least 2")
 	}
+	if o.once {
+		return measureOnce(ctx, w, o)
+	}
 	if o.dir == "" {
 		if o.dir, err = os.MkdirTemp("", "score-*"); err != nil {
 			return fmt.Errorf("make a model: %w", err)
@@ -63,6 +74,9 @@ func run(ctx context.Context, w io.Writer, o options) (err error) {
 	bytes, err := makeModel(o.dir, c, o.weights)
 	if err != nil {
 		return err
+	}
+	if o.peers {
+		return measurePeers(ctx, w, o)
 	}
 	memory := newMeter(bytes)
 	start := time.Now()
