@@ -31,12 +31,17 @@ HERE = pathlib.Path(__file__).resolve().parent
 TOKENIZER = HERE.parent / "internal/convert/testdata/msmodelslim-26.1.0/qwen3/source"
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
 SHAPES = {
-    "qwen3": {"hidden_size": 192, "intermediate_size": 320, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+    "qwen3": {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
               "vocab_size": 512, "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "attention_bias": False, "tie_word_embeddings": False,
               "bos_token_id": 0, "eos_token_id": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }
-SHAPES["qwen3_moe"] = SHAPES["qwen3"] | {"moe_intermediate_size": 96, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1,
+SHAPES["qwen3_moe"] = SHAPES["qwen3"] | {"moe_intermediate_size": 128, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1,
                                          "mlp_only_layers": [], "norm_topk_prob": True}
+DEEPSEEK = {"vocab_size": 256, "hidden_size": 160, "intermediate_size": 272, "moe_intermediate_size": 136, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "n_shared_experts": 1,
+            "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "q_lora_rank": 48, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16, "v_head_dim": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 512, "num_mtp_layers": 0,
+            "bos_token_id": 0, "eos_token_id": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
 W8A8 = """apiversion: modelslim_v1
 spec:
   process:
@@ -94,7 +99,11 @@ class Bench:
     def __init__(self, tarbert, env, seed, tmp):
         self.tarbert, self.env, self.tmp, self.rng = tarbert, env, tmp, random.Random(seed)
         self.dirs = {family: self.model(family) for family in SHAPES}
-        self.fp8 = {scales: self.fp8_model(scales) for scales in ("float32", "ue8m0", "e8m0")}
+        self.fp8 = {scales: self.fp8_model(scales) for scales in ("float32", "ue8m0")}
+        for scales in ("float32", "ue8m0", "e8m0"):  # with blocks that are cut off, and a layer for multi-token prediction
+            self.fp8["odd " + scales] = self.tmp / f"deepseek_v3-fp8-{scales}"
+            tiny.write_fp8(tiny.build("deepseek_v3", DEEPSEEK, self.rng.getrandbits(32)), self.fp8["odd " + scales], self.tmp / f"meant-{scales}",
+                           scales, 3, self.rng.getrandbits(32))
 
     def model(self, family):
         """A BF16 model in the published spelling, two shards, with a tokenizer."""
@@ -283,8 +292,8 @@ def main():
     checks = Checks()
     with scratch() as tmp:
         b = Bench(Tarbert(a.tarbert), a.env.resolve(), a.seed, tmp)
-        for scales in ("float32", "ue8m0", "e8m0"):
-            checks.run(f"DeepSeek's arithmetic, FP8 with {scales} scales to BF16", b.deepseek, scales)
+        for model in b.fp8:
+            checks.run(f"DeepSeek's arithmetic, FP8 to BF16, {b.fp8[model].name}", b.deepseek, model)
         checks.run("DeepSeek's arithmetic, FP4 to BF16 and FP8", b.fp4)
         for scales in ("float32", "ue8m0"):
             checks.run(f"transformers dequantises FP8 with {scales} scales as we do", b.transformers, scales)

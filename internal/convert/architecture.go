@@ -28,6 +28,9 @@ type architecture struct {
 	Linear []string `json:"linear"`
 	// Fused lists siblings that engines load as one, so that they need one type.
 	Fused [][]string `json:"fused"`
+	// Order lists a layer's modules as msmodelslim goes through them: it decides
+	// nothing but the order of lines in its description.
+	Order []string `json:"order"`
 	// FP8 lists modules of Float that FP8 engines take as FP8 all the same.
 	FP8 []string `json:"fp8"`
 	// Drop, Float32 and Integers hold tensor names; they come from the default lists.

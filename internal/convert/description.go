@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // AscendV1's description of a quantised model, and the two of its types that
@@ -21,22 +24,72 @@ type description []described
 
 type described struct{ tensor, kind string }
 
-func describe(steps []step) description {
-	n := 0
-	for i := range steps {
-		n += len(steps[i].slots)
-	}
-	d := make(description, 0, n)
-	for i := range steps {
+// describe lists the outputs with their types.
+func describe(steps []step, order []string) description {
+	outputs := inOrderOf(steps, order)
+	d := make(description, 0, len(outputs))
+	for _, o := range outputs {
 		kind := typeFloat
-		if steps[i].action == Quantised {
+		if o.of.action == Quantised {
 			kind = typeDynamic
 		}
-		for _, o := range steps[i].slots {
-			d = append(d, described{o.name, kind})
-		}
+		d = append(d, described{o.name, kind})
 	}
 	return d
+}
+
+type outputOf struct {
+	*output
+	of   *step
+	rank [4]int
+}
+
+// inOrderOf lists the outputs as msmodelslim does: layer by layer in the
+// architecture's order, each weight before what stands beside it, and last what
+// belongs to no layer.
+func inOrderOf(steps []step, order []string) []outputOf {
+	var all []outputOf
+	for i := range steps {
+		s := &steps[i]
+		r := rank(s.weight.name, order)
+		for j := range s.slots {
+			if j > 0 { // the slots are in the order of the file: offset before scale
+				j = len(s.slots) - j
+			}
+			all = append(all, outputOf{s.slots[j].output, s, r})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b outputOf) int { return slices.Compare(a.rank[:], b.rank[:]) })
+	return all
+}
+
+// rank is where a weight stands: its layer, its module among the layer's, its
+// expert, and the expert's module. Without an order all are equal, but for layers
+// before the rest.
+func rank(name string, order []string) (r [4]int) {
+	rest, ok := strings.CutPrefix(name, "model.layers.")
+	if !ok {
+		last := []string{"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+		return [4]int{math.MaxInt, slices.Index(last, name)}
+	}
+	if len(order) == 0 {
+		return r
+	}
+	layer, rest, _ := strings.Cut(rest, ".")
+	r[0], _ = strconv.Atoi(layer)
+	module := func(name string) int {
+		return slices.IndexFunc(order, func(m string) bool { return strings.HasPrefix(name+".", m+".") })
+	}
+	if inner, ok := strings.CutPrefix(rest, "mlp.experts."); ok {
+		expert, child, _ := strings.Cut(inner, ".")
+		r[2], _ = strconv.Atoi(expert)
+		r[1], r[3] = module("mlp.experts"), module(child)
+		return r
+	}
+	if r[1] = module(rest); r[1] < 0 {
+		r[1] = module(strings.TrimPrefix(rest, "mlp."))
+	}
+	return r
 }
 
 // modelType is the highest type that occurs, as msmodelslim ranks them.

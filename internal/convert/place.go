@@ -77,19 +77,17 @@ func (c *conversion) writeIndex(dir string) error {
 	if len(c.files) == 1 && c.files[0].name == "model.safetensors" {
 		return nil
 	}
-	n := 0
-	for _, f := range c.files {
-		n += f.tensors
+	arch, _, err := findArchitecture(c.model.ModelType)
+	if err != nil {
+		return err
 	}
-	infos := make([]tensor.Info, 0, n)
-	for i := range c.steps {
-		for _, s := range c.steps[i].slots {
-			infos = append(infos, tensor.Info{Name: s.name, Size: s.size, File: c.files[s.file].name})
-		}
+	outputs := inOrderOf(c.steps, arch.Order)
+	infos := make([]tensor.Info, 0, len(outputs))
+	for _, o := range outputs {
+		infos = append(infos, tensor.Info{Name: o.name, Size: o.size, File: c.files[o.file].name})
 	}
-	name := tensor.IndexName
 	if c.options.Naming == MSModelSlim {
-		name = "quant_model_weights.safetensors.index.json"
+		return writeWith(filepath.Join(dir, "quant_model_weights.safetensors.index.json"), func(w io.Writer) error { return tensor.WriteIndexInOrder(w, infos) })
 	}
-	return writeWith(filepath.Join(dir, name), func(w io.Writer) error { return tensor.WriteIndex(w, infos) })
+	return writeWith(filepath.Join(dir, tensor.IndexName), func(w io.Writer) error { return tensor.WriteIndex(w, infos) })
 }

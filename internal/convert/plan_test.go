@@ -77,8 +77,15 @@ func TestDescriptionEqualsMsmodelslims(t *testing.T) {
 			t.Fatal(err)
 		}
 		var b bytes.Buffer
-		if err := describe(steps).encode(&b); err != nil {
+		arch, _, err := findArchitecture(modelType)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if err := describe(steps, arch.Order).encode(&b); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(b.Bytes(), theirs) {
+			t.Errorf("%s: the description's bytes differ", modelType)
 		}
 		text := b.Bytes()
 		got, gotType, err := parseDescription(text)

@@ -31,7 +31,11 @@ func smallAscend(ctx context.Context, c *conversion, dir string, rep *Report) er
 	if err := smallHuggingFace(ctx, c, dir, rep); err != nil {
 		return err
 	}
-	return writeWith(filepath.Join(dir, descriptionName), describe(c.steps).encode)
+	arch, _, err := findArchitecture(c.model.ModelType)
+	if err != nil {
+		return err
+	}
+	return writeWith(filepath.Join(dir, descriptionName), describe(c.steps, arch.Order).encode)
 }
 
 // smallFile copies, edits or leaves one file of the source.

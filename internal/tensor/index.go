@@ -108,11 +108,23 @@ func EncodeIndex(infos []Info) ([]byte, error) {
 // WriteIndex writes what EncodeIndex returns, piece by piece. It sorts infos.
 func WriteIndex(w io.Writer, infos []Info) error {
 	slices.SortFunc(infos, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
-	var total int64
 	for i, info := range infos {
 		if i > 0 && infos[i-1].Name == info.Name {
 			return fmt.Errorf("tensor %q would be in two shards", info.Name)
 		}
+	}
+	if err := WriteIndexInOrder(w, infos); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}
+
+// WriteIndexInOrder writes an index whose lines are in the order of infos, without
+// a line end after the last, for those who compare files to the byte.
+func WriteIndexInOrder(w io.Writer, infos []Info) error {
+	var total int64
+	for _, info := range infos {
 		total += info.Size
 	}
 	b := bufio.NewWriter(w)
@@ -136,7 +148,7 @@ func WriteIndex(w io.Writer, infos []Info) error {
 	if len(infos) > 0 {
 		b.WriteString("\n  ")
 	}
-	b.WriteString("}\n}\n")
+	b.WriteString("}\n}")
 	return b.Flush() // with the first error of any write
 }
 
