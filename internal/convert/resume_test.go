@@ -151,12 +151,17 @@ func TestAnotherConversionDoesNotResume(t *testing.T) {
 
 // TestKilledAnywhere kills a conversion at a random moment, and another one of the
 // same, and lets a third end it: the files are those of an undisturbed one.
-// TARBERT_SOAK makes it fifty times.
-func TestKilledAnywhere(t *testing.T) {
-	times := 3
-	if os.Getenv("TARBERT_SOAK") != "" {
-		times = 50
+func TestKilledAnywhere(t *testing.T) { killedAnywhere(t, 3) }
+
+// TestSoakKilledAnywhere does so fifty times.
+func TestSoakKilledAnywhere(t *testing.T) {
+	if os.Getenv("TARBERT_SOAK") == "" {
+		t.Skip("minutes: set TARBERT_SOAK=1, or make soak")
 	}
+	killedAnywhere(t, 50)
+}
+
+func killedAnywhere(t *testing.T, times int) {
 	for _, tt := range []struct{ src, to string }{{v3(t), convert.W8A8Ascend}, {v4, convert.FP8}} {
 		o := convert.Options{ShardSize: 400_000}
 		want, _ := mustConvert(t, tt.src, tt.to, o)

@@ -69,8 +69,10 @@ type stream struct {
 	mu    sync.Mutex
 	done  []uint64 // a bit for each band
 	steps []progressOf
-	bytes int64 // of the source, converted
-	all   int64
+	bytes int64    // of the source, converted
+	all   int64    // of the source
+	left  []int64  // bytes of each file's tensors that are not yet written
+	full  chan int // files without any left; room for all
 }
 
 // progressOf is how far a step is. Bands are merged in order, whichever was done
@@ -89,12 +91,7 @@ func (c *conversion) writeWeights(ctx context.Context, p *partial, rep *Report) 
 	for range c.budget.workers {
 		s.buffers <- &buffer{}
 	}
-	for i := range c.steps {
-		for _, o := range c.steps[i].slots {
-			o.left = o.size
-		}
-		s.all += c.steps[i].weight.bytes()
-	}
+	s.count()
 	defer func() {
 		for _, f := range s.files {
 			if f != nil {
@@ -105,17 +102,44 @@ func (c *conversion) writeWeights(ctx context.Context, p *partial, rep *Report) 
 	if err := s.create(p.dir); err != nil {
 		return err
 	}
-	if rep.Resumed, err = s.resume(ctx); err != nil {
-		return err
-	}
-	if err := s.run(ctx); err != nil {
-		return err
-	}
-	if err := s.finish(ctx, p.dir); err != nil {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.finishFiles(gctx, p.dir) })
+	g.Go(func() (err error) {
+		defer close(s.full)
+		if rep.Resumed, err = s.resume(gctx); err != nil {
+			return err
+		}
+		if err := s.run(gctx); err != nil {
+			return err
+		}
+		return s.allWritten()
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	rep.Tensors, rep.Totals = s.reports()
-	return nil
+	return syncPath(p.dir)
+}
+
+// count sums up what is to be written where.
+func (s *stream) count() {
+	s.left, s.full = make([]int64, len(s.conversion.files)), make(chan int, len(s.conversion.files))
+	seen := map[*output]bool{}
+	for i := range s.conversion.steps {
+		step := &s.conversion.steps[i]
+		s.all += step.weight.bytes()
+		for _, o := range step.slots {
+			if o.left = o.size; !seen[o.output] {
+				seen[o.output] = true
+				s.left[o.file] += o.size
+			}
+		}
+	}
+	for i, n := range s.left {
+		if n == 0 { // all its tensors are empty
+			s.full <- i
+		}
+	}
 }
 
 // create makes the files, or opens what is there, of their full size and with
@@ -249,7 +273,11 @@ func (s *stream) complete(r *record) {
 	defer s.mu.Unlock()
 	s.done[r.Band/64] |= 1 << (r.Band % 64)
 	for _, w := range r.Writes {
-		step.slots[w.Slot].left -= w.Length
+		o := step.slots[w.Slot]
+		o.left -= w.Length
+		if s.left[o.file] -= w.Length; s.left[o.file] == 0 {
+			s.full <- o.file
+		}
 	}
 	at := r.Band - s.budget.first[i]
 	s.bytes += step.weight.bytes() * min(k.per, k.rows-at*k.per) / k.rows
@@ -281,9 +309,8 @@ func (p *progressOf) merge(at int64, d *deviation) {
 	}
 }
 
-// finish makes sure that every byte was written, and puts the files on disk while
-// their digests are taken.
-func (s *stream) finish(ctx context.Context, dir string) error {
+// allWritten makes sure that every byte was written, and none twice.
+func (s *stream) allWritten() error {
 	for i := range s.conversion.steps {
 		for _, o := range s.conversion.steps[i].slots {
 			if n := o.left; n != 0 {
@@ -291,25 +318,25 @@ func (s *stream) finish(ctx context.Context, dir string) error {
 			}
 		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		for i, f := range s.files {
-			s.files[i] = nil
-			if err := errors.Join(f.Sync(), f.Close()); err != nil {
-				return fmt.Errorf("write %s: %w", s.conversion.files[i].name, err)
-			}
+	return nil
+}
+
+// finishFiles puts each file on disk and takes its digest as soon as it is full,
+// while it is in memory still and others are being converted.
+func (s *stream) finishFiles(ctx context.Context, dir string) error {
+	s.digests = make([]FileReport, len(s.files))
+	for i := range s.full {
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(s.files[i].Sync)
+		g.Go(func() (err error) {
+			s.digests[i], err = digestFile(ctx, filepath.Join(dir, s.conversion.files[i].name))
+			return err
+		})
+		if err := g.Wait(); err != nil {
+			return fmt.Errorf("write %s: %w", s.conversion.files[i].name, err)
 		}
-		return syncPath(dir)
-	})
-	g.Go(func() (err error) {
-		var names []string
-		for _, f := range s.conversion.files {
-			names = append(names, f.name)
-		}
-		s.digests, err = digestFiles(ctx, dir, names)
-		return err
-	})
-	return g.Wait()
+	}
+	return nil
 }
 
 // reports makes the report on every weight, and their sum.
