@@ -57,6 +57,147 @@ DATA fp8Order<>+48(SB)/8, $0x0000000000000003
 DATA fp8Order<>+56(SB)/8, $0x0000000000000007
 GLOBL fp8Order<>(SB), RODATA|NOPTR, $64
 
+// func fp8AVX2(dst *byte, src *byte, n int, table *byte) uint64
+// Requires: AVX, AVX2
+TEXT ·fp8AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         table+24(FP), BX
+	VPBROADCASTD fp8MaskAVX2<>+0(SB), Y0
+	VPBROADCASTD fp8RaiseAVX2<>+0(SB), Y1
+	VPXOR        Y2, Y2, Y2
+	XORQ         SI, SI
+
+fp8AVX2Loop:
+	CMPQ           SI, DX
+	JGE            fp8AVX2LoopDone
+	VMOVDQU        (CX)(SI*1), Y4
+	VPAND          Y4, Y0, Y3
+	VPCMPEQB       Y3, Y0, Y5
+	VPOR           Y5, Y2, Y2
+	VPANDN         Y4, Y0, Y4
+	VPXOR          Y5, Y5, Y5
+	VMOVDQA        Y4, Y4
+	VPXOR          fp8Sixteens<>+0(SB), Y3, Y6
+	VPADDUSB       Y6, Y1, Y6
+	VBROADCASTI128 (BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VBROADCASTI128 128(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y4, Y4
+	VPXOR          fp8Sixteens<>+32(SB), Y3, Y6
+	VPADDUSB       Y6, Y1, Y6
+	VBROADCASTI128 16(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VBROADCASTI128 144(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y4, Y4
+	VPXOR          fp8Sixteens<>+64(SB), Y3, Y6
+	VPADDUSB       Y6, Y1, Y6
+	VBROADCASTI128 32(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VBROADCASTI128 160(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y4, Y4
+	VPXOR          fp8Sixteens<>+96(SB), Y3, Y6
+	VPADDUSB       Y6, Y1, Y6
+	VBROADCASTI128 48(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VBROADCASTI128 176(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y4, Y4
+	VPXOR          fp8Sixteens<>+128(SB), Y3, Y6
+	VPADDUSB       Y6, Y1, Y6
+	VBROADCASTI128 64(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VBROADCASTI128 192(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y4, Y4
+	VPXOR          fp8Sixteens<>+160(SB), Y3, Y6
+	VPADDUSB       Y6, Y1, Y6
+	VBROADCASTI128 80(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VBROADCASTI128 208(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y4, Y4
+	VPXOR          fp8Sixteens<>+192(SB), Y3, Y6
+	VPADDUSB       Y6, Y1, Y6
+	VBROADCASTI128 96(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VBROADCASTI128 224(BX), Y7
+	VPSHUFB        Y6, Y7, Y7
+	VPOR           Y7, Y4, Y4
+	VPXOR          fp8Sixteens<>+224(SB), Y3, Y3
+	VPADDUSB       Y3, Y1, Y3
+	VBROADCASTI128 112(BX), Y6
+	VPSHUFB        Y3, Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VBROADCASTI128 240(BX), Y6
+	VPSHUFB        Y3, Y6, Y6
+	VPOR           Y6, Y4, Y4
+	VPUNPCKLBW     Y4, Y5, Y3
+	VPUNPCKHBW     Y4, Y5, Y4
+	VPERM2I128     $0x20, Y4, Y3, Y5
+	VMOVDQU        Y5, (AX)(SI*2)
+	VPERM2I128     $0x31, Y4, Y3, Y5
+	VMOVDQU        Y5, 32(AX)(SI*2)
+	ADDQ           $+32, SI
+	JMP            fp8AVX2Loop
+
+fp8AVX2LoopDone:
+	VPMOVMSKB Y2, AX
+	VZEROUPPER
+	MOVQ      AX, ret+32(FP)
+	RET
+
+DATA fp8MaskAVX2<>+0(SB)/4, $0x7f7f7f7f
+GLOBL fp8MaskAVX2<>(SB), RODATA|NOPTR, $4
+
+DATA fp8RaiseAVX2<>+0(SB)/4, $0x70707070
+GLOBL fp8RaiseAVX2<>(SB), RODATA|NOPTR, $4
+
+DATA fp8Sixteens<>+0(SB)/8, $0x0000000000000000
+DATA fp8Sixteens<>+8(SB)/8, $0x0000000000000000
+DATA fp8Sixteens<>+16(SB)/8, $0x0000000000000000
+DATA fp8Sixteens<>+24(SB)/8, $0x0000000000000000
+DATA fp8Sixteens<>+32(SB)/8, $0x1010101010101010
+DATA fp8Sixteens<>+40(SB)/8, $0x1010101010101010
+DATA fp8Sixteens<>+48(SB)/8, $0x1010101010101010
+DATA fp8Sixteens<>+56(SB)/8, $0x1010101010101010
+DATA fp8Sixteens<>+64(SB)/8, $0x2020202020202020
+DATA fp8Sixteens<>+72(SB)/8, $0x2020202020202020
+DATA fp8Sixteens<>+80(SB)/8, $0x2020202020202020
+DATA fp8Sixteens<>+88(SB)/8, $0x2020202020202020
+DATA fp8Sixteens<>+96(SB)/8, $0x3030303030303030
+DATA fp8Sixteens<>+104(SB)/8, $0x3030303030303030
+DATA fp8Sixteens<>+112(SB)/8, $0x3030303030303030
+DATA fp8Sixteens<>+120(SB)/8, $0x3030303030303030
+DATA fp8Sixteens<>+128(SB)/8, $0x4040404040404040
+DATA fp8Sixteens<>+136(SB)/8, $0x4040404040404040
+DATA fp8Sixteens<>+144(SB)/8, $0x4040404040404040
+DATA fp8Sixteens<>+152(SB)/8, $0x4040404040404040
+DATA fp8Sixteens<>+160(SB)/8, $0x5050505050505050
+DATA fp8Sixteens<>+168(SB)/8, $0x5050505050505050
+DATA fp8Sixteens<>+176(SB)/8, $0x5050505050505050
+DATA fp8Sixteens<>+184(SB)/8, $0x5050505050505050
+DATA fp8Sixteens<>+192(SB)/8, $0x6060606060606060
+DATA fp8Sixteens<>+200(SB)/8, $0x6060606060606060
+DATA fp8Sixteens<>+208(SB)/8, $0x6060606060606060
+DATA fp8Sixteens<>+216(SB)/8, $0x6060606060606060
+DATA fp8Sixteens<>+224(SB)/8, $0x7070707070707070
+DATA fp8Sixteens<>+232(SB)/8, $0x7070707070707070
+DATA fp8Sixteens<>+240(SB)/8, $0x7070707070707070
+DATA fp8Sixteens<>+248(SB)/8, $0x7070707070707070
+GLOBL fp8Sixteens<>(SB), RODATA|NOPTR, $256
+
 // func fp4AVX2(dst *byte, src *byte, exponents *byte, groups int, tables *byte)
 // Requires: AVX, AVX2
 TEXT ·fp4AVX2(SB), NOSPLIT, $0-40
@@ -377,7 +518,7 @@ DATA maxAbs16AVX512MaskAVX512<>+0(SB)/4, $0x7fff7fff
 GLOBL maxAbs16AVX512MaskAVX512<>(SB), RODATA|NOPTR, $4
 
 // func int8ShortAVX512(dst *byte, x *byte, n int, inverse float32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512BW, AVX512F
 TEXT ·int8ShortAVX512(SB), NOSPLIT, $0-28
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -386,22 +527,54 @@ TEXT ·int8ShortAVX512(SB), NOSPLIT, $0-28
 	VPBROADCASTD int8ShortAVX512OneAVX512<>+0(SB), Z1
 	VPBROADCASTD int8ShortAVX512HalfAVX512<>+0(SB), Z2
 	VPBROADCASTD int8ShortAVX512UpperAVX512<>+0(SB), Z3
+	VMOVDQU32    int8ShortAVX512Order<>+0(SB), Z4
 	XORQ         BX, BX
 
 int8ShortAVX512Loop:
 	CMPQ      BX, DX
 	JGE       int8ShortAVX512LoopDone
-	VPMOVZXWD (CX)(BX*2), Z4
-	VPSLLD    $0x10, Z4, Z4
-	VMULPS    Z0, Z4, Z4
-	VPSRLD    $0x10, Z4, Z5
-	VPANDD    Z1, Z5, Z5
-	VPADDD    Z2, Z4, Z4
-	VPADDD    Z5, Z4, Z4
-	VPANDD    Z3, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPMOVSDB  Z4, (AX)(BX*1)
-	ADDQ      $+16, BX
+	VPMOVZXWD (CX)(BX*2), Z5
+	VPSLLD    $0x10, Z5, Z5
+	VMULPS    Z0, Z5, Z5
+	VPSRLD    $0x10, Z5, Z6
+	VPANDD    Z1, Z6, Z6
+	VPADDD    Z2, Z5, Z5
+	VPADDD    Z6, Z5, Z5
+	VPANDD    Z3, Z5, Z5
+	VCVTPS2DQ Z5, Z5
+	VPMOVZXWD 32(CX)(BX*2), Z6
+	VPSLLD    $0x10, Z6, Z6
+	VMULPS    Z0, Z6, Z6
+	VPSRLD    $0x10, Z6, Z7
+	VPANDD    Z1, Z7, Z7
+	VPADDD    Z2, Z6, Z6
+	VPADDD    Z7, Z6, Z6
+	VPANDD    Z3, Z6, Z6
+	VCVTPS2DQ Z6, Z6
+	VPMOVZXWD 64(CX)(BX*2), Z7
+	VPSLLD    $0x10, Z7, Z7
+	VMULPS    Z0, Z7, Z7
+	VPSRLD    $0x10, Z7, Z8
+	VPANDD    Z1, Z8, Z8
+	VPADDD    Z2, Z7, Z7
+	VPADDD    Z8, Z7, Z7
+	VPANDD    Z3, Z7, Z7
+	VCVTPS2DQ Z7, Z7
+	VPMOVZXWD 96(CX)(BX*2), Z8
+	VPSLLD    $0x10, Z8, Z8
+	VMULPS    Z0, Z8, Z8
+	VPSRLD    $0x10, Z8, Z9
+	VPANDD    Z1, Z9, Z9
+	VPADDD    Z2, Z8, Z8
+	VPADDD    Z9, Z8, Z8
+	VPANDD    Z3, Z8, Z8
+	VCVTPS2DQ Z8, Z8
+	VPACKSSDW Z6, Z5, Z5
+	VPACKSSDW Z8, Z7, Z7
+	VPACKSSWB Z7, Z5, Z5
+	VPERMD    Z5, Z4, Z5
+	VMOVDQU32 Z5, (AX)(BX*1)
+	ADDQ      $+64, BX
 	JMP       int8ShortAVX512Loop
 
 int8ShortAVX512LoopDone:
@@ -416,6 +589,24 @@ GLOBL int8ShortAVX512HalfAVX512<>(SB), RODATA|NOPTR, $4
 
 DATA int8ShortAVX512UpperAVX512<>+0(SB)/4, $0xffff0000
 GLOBL int8ShortAVX512UpperAVX512<>(SB), RODATA|NOPTR, $4
+
+DATA int8ShortAVX512Order<>+0(SB)/4, $0x00000000
+DATA int8ShortAVX512Order<>+4(SB)/4, $0x00000004
+DATA int8ShortAVX512Order<>+8(SB)/4, $0x00000008
+DATA int8ShortAVX512Order<>+12(SB)/4, $0x0000000c
+DATA int8ShortAVX512Order<>+16(SB)/4, $0x00000001
+DATA int8ShortAVX512Order<>+20(SB)/4, $0x00000005
+DATA int8ShortAVX512Order<>+24(SB)/4, $0x00000009
+DATA int8ShortAVX512Order<>+28(SB)/4, $0x0000000d
+DATA int8ShortAVX512Order<>+32(SB)/4, $0x00000002
+DATA int8ShortAVX512Order<>+36(SB)/4, $0x00000006
+DATA int8ShortAVX512Order<>+40(SB)/4, $0x0000000a
+DATA int8ShortAVX512Order<>+44(SB)/4, $0x0000000e
+DATA int8ShortAVX512Order<>+48(SB)/4, $0x00000003
+DATA int8ShortAVX512Order<>+52(SB)/4, $0x00000007
+DATA int8ShortAVX512Order<>+56(SB)/4, $0x0000000b
+DATA int8ShortAVX512Order<>+60(SB)/4, $0x0000000f
+GLOBL int8ShortAVX512Order<>(SB), RODATA|NOPTR, $64
 
 // func int8ExactF32AVX512(dst *byte, x *float32, n int, scale float32, inverse float32)
 // Requires: AVX, AVX512F

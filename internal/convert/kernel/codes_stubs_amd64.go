@@ -7,6 +7,11 @@ package kernel
 //go:noescape
 func fp8AVX512(dst *byte, src *byte, n int, table *byte) uint64
 
+// fp8AVX2 decodes n codes, a multiple of 32, and returns what is not zero if one is NaN.
+//
+//go:noescape
+func fp8AVX2(dst *byte, src *byte, n int, table *byte) uint64
+
 // fp4AVX2 decodes groups of 32 codes.
 //
 //go:noescape
@@ -47,7 +52,7 @@ func maxAbsAVX512(x *float32, n int) uint32
 //go:noescape
 func maxAbs16AVX512(src *byte, n int) uint32
 
-// int8ShortAVX512 writes the codes of n values, a multiple of 16.
+// int8ShortAVX512 writes the codes of n values, a multiple of 64.
 //
 //go:noescape
 func int8ShortAVX512(dst *byte, x *byte, n int, inverse float32)

@@ -15,8 +15,16 @@ func available() []*ops {
 }
 
 func avx2Ops() *ops {
-	o := goOps() // FP8 tables of 128 entries need VBMI
+	o := goOps()
 	o.name = "avx2"
+	o.fp8 = func(dst, src []byte, t *Table) bool {
+		ok := true
+		if n := len(src) &^ 31; n > 0 {
+			ok = fp8AVX2(&dst[0], &src[0], n, &t.low[0]) == 0
+			dst, src = dst[2*n:], src[n:]
+		}
+		return fp8Go(dst, src, t) && ok
+	}
 	o.fp4, o.expand = fp4Vector, expandVector
 	o.widen = func(dst []float32, src []byte) {
 		if n := len(dst) &^ 15; n > 0 {
@@ -186,10 +194,12 @@ func avx512Encoders(o *ops) {
 		int8Go(dst, x, scale, narrow)
 	}
 	o.int8s16 = func(dst, src []byte, scale float32, narrow bool) {
+		if n := len(dst) &^ 63; n > 0 && narrow && short(scale) && invertible(scale) {
+			int8ShortAVX512(&dst[0], &src[0], n, 1/scale)
+			dst, src = dst[n:], src[2*n:]
+		}
 		if n := len(dst) &^ 15; n > 0 && invertible(scale) {
 			switch {
-			case narrow && short(scale):
-				int8ShortAVX512(&dst[0], &src[0], n, 1/scale)
 			case narrow:
 				int8NarrowBF16AVX512(&dst[0], &src[0], n, scale, 1/scale)
 			default:

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
@@ -51,6 +53,57 @@ func fp8(c *build.Context) {
 	c.KMOVQ(bad, r)
 	c.VZEROUPPER()
 	c.Store(r, c.ReturnIndex(0))
+	c.RET()
+}
+
+// fp8Narrow is fp8 without VBMI: 32 codes at a time, in eight tables of sixteen. A
+// code that is not of a table's sixteen is raised above 127, where VPSHUFB gives zero.
+func fp8Narrow(c *build.Context) {
+	function(c, "fp8AVX2", "func(dst, src *byte, n int, table *byte) uint64",
+		"fp8AVX2 decodes n codes, a multiple of 32, and returns what is not zero if one is NaN.")
+	dst, src, n, table := load(c, c.Param("dst")), load(c, c.Param("src")), load(c, c.Param("n")), load(c, c.Param("table"))
+	mask, raise := avx2.words(c, "fp8Mask", 0x7f7f7f7f), avx2.words(c, "fp8Raise", 0x70707070)
+	bad := c.YMM()
+	c.VPXOR(bad, bad, bad)
+	sixteens := c.StaticGlobal("fp8Sixteens")
+	c.DataAttributes(attr.RODATA | attr.NOPTR)
+	for k := range 8 {
+		for i := range 4 {
+			c.AddDatum(32*k+8*i, operand.U64(uint64(k)<<4*0x0101010101010101))
+		}
+	}
+	loop(c, "fp8AVX2Loop", n, 32, func(i reg.GPVirtual) {
+		codes, signs, low, high, nan := c.YMM(), c.YMM(), c.YMM(), c.YMM(), c.YMM()
+		c.VMOVDQU(at(src, i, 1, 0), signs)
+		c.VPAND(signs, mask, codes)
+		c.VPCMPEQB(codes, mask, nan)
+		c.VPOR(nan, bad, bad)
+		c.VPANDN(signs, mask, signs)
+		c.VPXOR(low, low, low)
+		c.VMOVDQA(signs, high) // the sign is the upper byte's
+		for k := range 8 {
+			of, entries, found := c.YMM(), c.YMM(), c.YMM()
+			c.VPXOR(sixteens.Offset(32*k), codes, of)
+			c.VPADDUSB(of, raise, of)
+			c.VBROADCASTI128(operand.Mem{Base: table, Disp: 16 * k}, entries)
+			c.VPSHUFB(of, entries, found)
+			c.VPOR(found, low, low)
+			c.VBROADCASTI128(operand.Mem{Base: table, Disp: 128 + 16*k}, entries)
+			c.VPSHUFB(of, entries, found)
+			c.VPOR(found, high, high)
+		}
+		a, b, out := c.YMM(), c.YMM(), c.YMM()
+		c.VPUNPCKLBW(high, low, a)
+		c.VPUNPCKHBW(high, low, b)
+		c.VPERM2I128(operand.U8(0x20), b, a, out)
+		c.VMOVDQU(out, at(dst, i, 2, 0))
+		c.VPERM2I128(operand.U8(0x31), b, a, out)
+		c.VMOVDQU(out, at(dst, i, 2, 32))
+	})
+	r := c.GP32()
+	c.VPMOVMSKB(bad, r)
+	c.VZEROUPPER()
+	c.Store(r.As64(), c.ReturnIndex(0))
 	c.RET()
 }
 
@@ -318,18 +371,48 @@ func int8(c *build.Context, s isa, from string, narrow bool) {
 // value itself, and the product is within 2^-22: it rounds to the same BF16.
 func int8Short(c *build.Context, s isa) {
 	name := "int8Short" + s.name
-	function(c, name, "func(dst, x *byte, n int, inverse float32)", name+" writes the codes of n values, a multiple of 16.")
+	step := 16
+	if s.wide() {
+		step = 64 // packing four vectors at a time takes less than narrowing each
+	}
+	function(c, name, "func(dst, x *byte, n int, inverse float32)", fmt.Sprintf("%s writes the codes of n values, a multiple of %d.", name, step))
 	dst, src, n := load(c, c.Param("dst")), load(c, c.Param("x")), load(c, c.Param("n"))
 	inverse := spread(c, s, "inverse")
 	r, upper := newRounder(c, s, name), s.words(c, name+"Upper", 0xffff0000)
-	loop(c, name+"Loop", n, s.floats(), func(i reg.GPVirtual) {
+	quotient := func(i reg.GPVirtual, first int) reg.VecVirtual {
 		q := s.vec(c)
-		c.VPMOVZXWD(at(src, i, 2, 0), q)
+		c.VPMOVZXWD(at(src, i, 2, 2*first), q)
 		c.VPSLLD(operand.U8(16), q, q)
 		c.VMULPS(inverse, q, q)
 		r.round(c, q)
 		s.and(c, upper, q, q)
-		saturate(c, s, q, at(dst, i, 1, 0))
+		return q
+	}
+	if !s.wide() {
+		loop(c, name+"Loop", n, s.floats(), func(i reg.GPVirtual) { saturate(c, s, quotient(i, 0), at(dst, i, 1, 0)) })
+		c.VZEROUPPER()
+		c.RET()
+		return
+	}
+	// Packing goes by 128 bits: this puts the words back in order.
+	order := c.StaticGlobal(name + "Order")
+	c.DataAttributes(attr.RODATA | attr.NOPTR)
+	for d := range 16 {
+		c.AddDatum(4*d, operand.U32(uint32(d%4*4+d/4)))
+	}
+	spread := c.ZMM()
+	c.VMOVDQU32(order, spread)
+	loop(c, name+"Loop", n, step, func(i reg.GPVirtual) {
+		var q [4]reg.VecVirtual
+		for v := range q {
+			q[v] = quotient(i, 16*v)
+			c.VCVTPS2DQ(q[v], q[v])
+		}
+		c.VPACKSSDW(q[1], q[0], q[0])
+		c.VPACKSSDW(q[3], q[2], q[2])
+		c.VPACKSSWB(q[2], q[0], q[0])
+		c.VPERMD(q[0], spread, q[0])
+		c.VMOVDQU32(q[0], at(dst, i, 1, 0))
 	})
 	c.VZEROUPPER()
 	c.RET()

@@ -32,6 +32,7 @@ func files() map[string]func(*build.Context) {
 	return map[string]func(*build.Context){
 		"codes": func(c *build.Context) {
 			fp8(c)
+			fp8Narrow(c)
 			fp4(c)
 			expand(c)
 			finite(c)
