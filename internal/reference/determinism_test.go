@@ -2,8 +2,10 @@ package reference
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -37,8 +39,29 @@ func profileCases() []profileCase {
 // TestBitsDoNotDependOnHow draws texts, thread counts and schedules (which
 // sequences go together, in pieces of what length, with tokens taken back in
 // between) and compares every logit with one prefill of each text alone on one
-// thread.
-func TestBitsDoNotDependOnHow(t *testing.T) {
+// thread. It logs how many cases it saw.
+func TestBitsDoNotDependOnHow(t *testing.T) { bitsDoNotDependOnHow(t) }
+
+// TestSoakBitsDoNotDependOnHow draws twenty times as many.
+func TestSoakBitsDoNotDependOnHow(t *testing.T) {
+	if os.Getenv("TARBERT_SOAK") == "" {
+		t.Skip("some minutes; make soak runs it")
+	}
+	checks := flag.Lookup("rapid.checks")
+	before := checks.Value.String()
+	if err := checks.Value.Set("2000"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := checks.Value.Set(before); err != nil {
+			t.Error(err)
+		}
+	}()
+	bitsDoNotDependOnHow(t)
+}
+
+func bitsDoNotDependOnHow(t *testing.T) {
+	var all drawn
 	for _, c := range profileCases() {
 		t.Run(c.String(), func(t *testing.T) {
 			models := map[int]*Model{}
@@ -49,12 +72,20 @@ func TestBitsDoNotDependOnHow(t *testing.T) {
 				}
 				models[threads] = m
 			}
-			rapid.Check(t, func(t *rapid.T) { checkSchedule(t, models) })
+			rapid.Check(t, func(t *rapid.T) { checkSchedule(t, models, &all) })
 		})
+	}
+	t.Logf("%d models and profiles, %d schedules, %d passes, %d rows of logits compared to the bit", len(profileCases()), all.schedules, all.passes, all.rows)
+	if all.rows == 0 {
+		t.Error("nothing was compared")
 	}
 }
 
-func checkSchedule(t *rapid.T, models map[int]*Model) {
+// drawn counts what the property saw.
+type drawn struct{ schedules, passes, rows int }
+
+func checkSchedule(t *rapid.T, models map[int]*Model, all *drawn) {
+	all.schedules++
 	ctx := context.Background()
 	m := models[rapid.SampledFrom([]int{1, 2, 3, 7}).Draw(t, "threads")]
 	vocab := m.Config().VocabSize
@@ -78,7 +109,9 @@ func checkSchedule(t *rapid.T, models map[int]*Model) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		all.passes++
 		for j, i := range which {
+			all.rows += len(got[j])
 			end := seqs[i].Len()
 			for k, row := range got[j] {
 				if pos := end - len(got[j]) + k; !sameBits(row, want[i][pos]) {

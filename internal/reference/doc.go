@@ -21,5 +21,6 @@
 // through one layer after another, so that it needs one layer's keys and values
 // and a block of logits beside the weights, whatever the text's length.
 //
-// Rounding points of the profiles are listed in precision.go.
+// Rounding points of the profiles are listed in precision.go and, for users,
+// in docs/formats.md.
 package reference

@@ -44,6 +44,60 @@ func TestGemmInt8IsExact(t *testing.T) {
 	}
 }
 
+// TestGemmInt8DoesNotDependOnTheOrder multiplies with the summands in random
+// orders, and split into random pieces whose sums are added afterwards: every
+// instruction set gives the same integers, so whoever adds int8 products
+// exactly, in whatever order, gets our bits.
+func TestGemmInt8DoesNotDependOnTheOrder(t *testing.T) {
+	const m, n = 5, 37
+	rng := rand.New(rand.NewPCG(31, 32))
+	random := func(n int) []int8 {
+		x := make([]int8, n)
+		for i := range x {
+			x[i] = int8(rng.IntN(256) - 128)
+		}
+		return x
+	}
+	for range 40 {
+		k := 1 + rng.IntN(700)
+		a, b := random(m*k), random(n*k)
+		var want []int32
+		for _, o := range available() {
+			got := make([]int32, m*n)
+			gemmInt8(o, nil, a, m, k, packInt8(o, b, n, k), got)
+			if want == nil {
+				want = got
+			}
+			order := rng.Perm(k)
+			permuted := make([]int32, m*n)
+			gemmInt8(o, nil, columns(a, m, k, order), m, k, packInt8(o, columns(b, n, k, order), n, k), permuted)
+			cut := rng.IntN(k + 1)
+			pieces := make([]int32, m*n)
+			for _, part := range [][]int{order[:cut], order[cut:]} {
+				sum := make([]int32, m*n)
+				gemmInt8(o, nil, columns(a, m, k, part), m, len(part), packInt8(o, columns(b, n, k, part), n, len(part)), sum)
+				for i, v := range sum {
+					pieces[i] += v
+				}
+			}
+			if !slices.Equal(got, want) || !slices.Equal(permuted, want) || !slices.Equal(pieces, want) {
+				t.Fatalf("%s, k %d: another order gives other sums", o.name, k)
+			}
+		}
+	}
+}
+
+// columns picks columns of a matrix of k columns, in that order.
+func columns(x []int8, rows, k int, which []int) []int8 {
+	out := make([]int8, 0, rows*len(which))
+	for i := range rows {
+		for _, l := range which {
+			out = append(out, x[i*k+l])
+		}
+	}
+	return out
+}
+
 func TestGemmInt8AtItsLimit(t *testing.T) {
 	const k = MaxInt8K
 	a := slices.Repeat([]int8{-128}, k)
