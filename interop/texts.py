@@ -89,18 +89,11 @@ def text(random):
     return "".join(parts)
 
 
-def said(random):
-    """A random text without U+001C to U+001F, which Python's strip takes for
-    white space and the template engine's trim does not."""
-    return "".join(c for c in text(random) if not "\x1c" <= c <= "\x1f")
-
-
-def conversation(random, hard=True):
-    """A random conversation and the template's options. Not hard: without null
-    arguments, and without </think> inside what is said."""
+def conversation(random):
+    """A random conversation and the template's options."""
 
     def say():
-        return said(random) if hard else said(random).replace("</think>", "")
+        return text(random)
 
     messages = [{"role": "system", "content": say()}] if random.random() < 0.5 else []
     options = {}
@@ -108,7 +101,7 @@ def conversation(random, hard=True):
     for _ in range(random.randint(1, 3)):
         messages.append({"role": "user", "content": say()})
         if random.random() < 0.7:
-            messages += answer(random, tools, say, hard)
+            messages += answer(random, tools, say)
     if messages[-1]["role"] == "user" and random.random() < 0.8:
         options["add_generation_prompt"] = True
     if random.random() < 0.4:
@@ -122,10 +115,10 @@ def conversation(random, hard=True):
 NUMBERS = (1, 2.5, 2.0, 1234567.5, -3e-7, 1e16, 10**17, 10**20, True)
 
 
-def answer(random, tools, say, hard):
+def answer(random, tools, say):
     """What an assistant says: an answer, perhaps with thoughts, or a tool's call and its result."""
     if tools and random.random() < 0.5:
-        arguments = {"a": random.choice((*NUMBERS, None) if hard else NUMBERS), "text": say(), "list": [1, [], {}]}
+        arguments = {"a": random.choice((*NUMBERS, None)), "text": say(), "list": [1, [], {}]}
         return [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": arguments}}]},
                 {"role": "tool", "content": say()}, {"role": "assistant", "content": say()}]
     kind = random.random()

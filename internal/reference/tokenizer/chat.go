@@ -1,15 +1,15 @@
 package tokenizer
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 
-	"github.com/ardanlabs/jinja"
+	"tarbert/internal/reference/jinja"
 )
 
 // defaultTemplate is the name of the template used where there are several;
@@ -60,50 +60,48 @@ func (t *Tokenizer) Chat(messages, options json.RawMessage) (string, error) {
 	if t.chat == nil {
 		return "", ErrNoTemplate
 	}
-	py := newPython(messages, options)
-	msgs, err := jinjaValue(py, messages)
+	all, err := jinja.FromJSON(messages)
 	if err != nil {
 		return "", fmt.Errorf("messages: %w", err)
 	}
-	if !msgs.IsList() {
+	msgs, ok := all.(*jinja.List)
+	if !ok {
 		return "", errors.New("messages: want a list of messages")
 	}
-	for i, m := range msgs.AsList().Items {
-		if !m.IsDict() {
+	for i, m := range msgs.Items {
+		if _, ok := m.(*jinja.Dict); !ok {
 			return "", fmt.Errorf("messages[%d]: want an object", i)
 		}
 	}
-	vars := map[string]jinja.Value{
-		"tools": jinja.None(), "documents": jinja.None(), "add_generation_prompt": jinja.NewBool(false),
-	}
+	vars := map[string]jinja.Value{"tools": nil, "documents": nil, "add_generation_prompt": false, "strftime_now": jinja.Strftime(time.Now)}
 	for name, token := range t.config.Special {
-		vars[name] = jinja.NewString(token)
+		vars[name] = token
 	}
 	if len(options) > 0 {
-		o, err := jinjaValue(py, options)
+		o, err := jinja.FromJSON(options)
 		if err != nil {
 			return "", fmt.Errorf("options: %w", err)
 		}
-		if !o.IsDict() && !o.IsNone() {
+		d, ok := o.(*jinja.Dict)
+		if !ok && o != nil {
 			return "", errors.New("options: want an object")
 		}
-		if o.IsDict() {
-			for _, k := range o.AsDict().OrderedKeys() {
-				vars[k], _ = o.AsDict().Get(k)
+		if ok {
+			for _, k := range d.Keys() {
+				vars[k.(string)], _ = d.Get(k) // JSON's keys are strings
 			}
 		}
 	}
 	vars["messages"] = msgs
-	text, err := t.render(vars, msgs)
-	return py.restore(text), err
+	return t.render(vars, msgs)
 }
 
-func (t *Tokenizer) render(vars map[string]jinja.Value, msgs jinja.Value) (string, error) {
-	open := vars["continue_final_message"]
+func (t *Tokenizer) render(vars map[string]jinja.Value, msgs *jinja.List) (string, error) {
+	open := vars["continue_final_message"] == true
 	delete(vars, "continue_final_message")
 	var final string
-	if open.IsBool() && open.AsBool() {
-		if add := vars["add_generation_prompt"]; add.IsBool() && add.AsBool() {
+	if open {
+		if vars["add_generation_prompt"] == true {
 			return "", errors.New("continue_final_message and add_generation_prompt exclude each other")
 		}
 		var err error
@@ -112,7 +110,7 @@ func (t *Tokenizer) render(vars map[string]jinja.Value, msgs jinja.Value) (strin
 		}
 	}
 	source := t.chat.named[defaultTemplate]
-	if s, ok := t.chat.named[toolTemplate]; ok && vars["tools"].IsTruthy() {
+	if s, ok := t.chat.named[toolTemplate]; ok && hasTools(vars["tools"]) {
 		source = s
 	}
 	if source == "" {
@@ -122,52 +120,48 @@ func (t *Tokenizer) render(vars map[string]jinja.Value, msgs jinja.Value) (strin
 	if err != nil {
 		return "", err
 	}
-	text, err := renderSafely(tmpl, vars)
+	text, err := tmpl.Render(vars)
 	if err != nil {
 		return "", fmt.Errorf("chat template: %w", err)
 	}
-	if open.IsBool() && open.AsBool() {
+	if open {
 		return cutAtTag(text, final)
 	}
 	return text, nil
 }
 
-// renderSafely turns a panic inside the template engine into an error: a
-// request must not be able to stop the server.
-func renderSafely(tmpl *jinja.Template, vars map[string]jinja.Value) (text string, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("rendering panicked: %v", r)
-		}
-	}()
-	return tmpl.RenderValues(vars)
+func hasTools(v jinja.Value) bool {
+	l, ok := v.(*jinja.List)
+	return ok && len(l.Items) > 0
 }
 
 // tagFinal appends the tag to the last message's text and returns that text.
-func tagFinal(msgs jinja.Value) (string, error) {
-	items := msgs.AsList().Items
-	if len(items) == 0 {
+func tagFinal(msgs *jinja.List) (string, error) {
+	if len(msgs.Items) == 0 {
 		return "", errors.New("continue_final_message: there is no message")
 	}
-	last := items[len(items)-1].AsDict()
+	last := msgs.Items[len(msgs.Items)-1].(*jinja.Dict)
 	content, _ := last.Get("content")
-	if content.IsList() {
-		parts := content.AsList().Items
-		for i := len(parts) - 1; i >= 0; i-- {
-			if !parts[i].IsDict() {
-				continue
-			}
-			if text, _ := parts[i].AsDict().Get("text"); text.IsString() {
-				parts[i].AsDict().Set("text", jinja.NewString(text.AsString()+continueTag))
-				return text.AsString(), nil
+	holder, key := last, "content"
+	if parts, ok := content.(*jinja.List); ok {
+		for _, p := range parts.Items {
+			if d, ok := p.(*jinja.Dict); ok {
+				if v, _ := d.Get("text"); isText(v) {
+					content, holder, key = v, d, "text"
+				}
 			}
 		}
 	}
-	if !content.IsString() {
+	text, ok := content.(string)
+	if !ok {
 		return "", errors.New("continue_final_message: the last message has no text content")
 	}
-	last.Set("content", jinja.NewString(content.AsString()+continueTag))
-	return content.AsString(), nil
+	return text, holder.Set(key, text+continueTag)
+}
+
+func isText(v jinja.Value) bool {
+	_, ok := v.(string)
+	return ok
 }
 
 // cutAtTag ends the text where the tag stands, as transformers does.
@@ -180,77 +174,4 @@ func cutAtTag(text, final string) (string, error) {
 		return text[:at], nil
 	}
 	return strings.TrimRightFunc(text[:at], unicode.IsSpace), nil // the template trimmed the message, so this does too
-}
-
-// deepestJSON bounds nesting in messages and options.
-const deepestJSON = 200
-
-// jinjaValue converts JSON, keeping the order of keys.
-func jinjaValue(py *python, raw json.RawMessage) (jinja.Value, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	v, err := nextValue(py, dec, 0)
-	if err != nil {
-		return jinja.Value{}, err
-	}
-	if dec.More() {
-		return jinja.Value{}, errors.New("more than one JSON value")
-	}
-	return v, nil
-}
-
-func nextValue(py *python, dec *json.Decoder, depth int) (jinja.Value, error) {
-	if depth > deepestJSON {
-		return jinja.Value{}, fmt.Errorf("nested more than %d deep", deepestJSON)
-	}
-	token, err := dec.Token()
-	if err != nil {
-		return jinja.Value{}, err
-	}
-	switch x := token.(type) {
-	case nil:
-		return jinja.None(), nil
-	case bool:
-		return jinja.NewBool(x), nil
-	case string:
-		return jinja.NewString(py.text(x)), nil
-	case json.Number:
-		return py.num(x)
-	case json.Delim:
-		if x == '[' {
-			return list(py, dec, depth)
-		}
-		return dict(py, dec, depth)
-	}
-	return jinja.Value{}, fmt.Errorf("unexpected %v", token)
-}
-
-func list(py *python, dec *json.Decoder, depth int) (jinja.Value, error) {
-	var items []jinja.Value
-	for dec.More() {
-		v, err := nextValue(py, dec, depth+1)
-		if err != nil {
-			return jinja.Value{}, err
-		}
-		items = append(items, v)
-	}
-	_, err := dec.Token()
-	return jinja.NewList(items), err
-}
-
-func dict(py *python, dec *json.Decoder, depth int) (jinja.Value, error) {
-	d := jinja.NewDict()
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return jinja.Value{}, err
-		}
-		v, err := nextValue(py, dec, depth+1)
-		if err != nil {
-			return jinja.Value{}, err
-		}
-		d.AsDict().Set(py.text(key.(string)), v) // the decoder only lets strings be keys
-	}
-	_, err := dec.Token()
-	return d, err
 }

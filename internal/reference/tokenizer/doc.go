@@ -16,6 +16,6 @@
 //
 // Regular expressions run in dlclark/regexp2 (look-ahead, Unicode classes);
 // the published Qwen and DeepSeek patterns have hand-written scanners that a
-// property test holds equal to it. Chat templates run in ardanlabs/jinja with
-// messages and tools as ordered dictionaries, because templates print them.
+// property test holds equal to it. Chat templates run in package
+// jinja, which writes values as Python does.
 package tokenizer

@@ -2,12 +2,7 @@ package tokenizer
 
 import (
 	"encoding/json"
-	"math"
-	"strconv"
-	"strings"
 	"testing"
-
-	"pgregory.net/rapid"
 )
 
 // renderer is a tokenizer that only renders a template.
@@ -53,20 +48,4 @@ func TestValuesAreWrittenAsPythonWritesThem(t *testing.T) {
 	if want := "[{\"x\u2028\": 0.5, \"y\": [1.0]}]"; err != nil || got != want {
 		t.Errorf("options: %q, %v, want %q", got, err, want)
 	}
-}
-
-func TestFloatReprReadsBack(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		f := rapid.Float64().Draw(t, "f")
-		if math.IsInf(f, 0) || math.IsNaN(f) {
-			return
-		}
-		s := floatRepr(f)
-		if back, err := strconv.ParseFloat(s, 64); err != nil || back != f {
-			t.Fatalf("%v is written %s", f, s)
-		}
-		if !strings.ContainsAny(s, ".e") {
-			t.Fatalf("%v is written like an integer: %s", f, s)
-		}
-	})
 }
