@@ -41,7 +41,8 @@ function random(seed) { // mulberry32
 }
 
 const end = model.tokens.eos;
-const text = (id) => model.detokenize([id]);
+const texts = new Map();
+const text = (id) => texts.get(id) ?? (texts.set(id, model.detokenize([id])), texts.get(id));
 const whole = (s) => s !== "" && !s.includes("\uFFFD");
 
 async function completion(q) {

@@ -167,8 +167,8 @@ func meaningChecks(side string, o Observed) []gate.Check {
 		return bad("the likeliest %d tokens sum to %.3f", o.Top, o.Sum)
 	case o.Speculative:
 		return bad("it decodes speculatively, so that the draft model is part of what is measured; start it without --speculative-config")
-	case o.PathShift > processedShift:
-		return bad("a token's log-probability is %.2g nats off between generation and teacher forcing: the sampler works on a reduced or filtered vocabulary; start it without enable_reduce_sample (Ascend's additional_config) and with --generation-config vllm", o.PathShift)
+	case o.PathShift > processedShift && o.PathSpread < o.PathShift/2:
+		return bad("log-probabilities of what is generated are all %.2g nats above those of the same tokens under teacher forcing: the sampler works on a reduced or filtered vocabulary; start it without enable_reduce_sample (Ascend's additional_config) and with --generation-config vllm", o.PathShift)
 	}
 	if cached(o) && o.Strict {
 		return bad("prefix caching is on, so that numbers depend on what was asked before; start it with --no-enable-prefix-caching (SGLang: --disable-radix-cache)")

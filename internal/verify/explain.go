@@ -22,6 +22,8 @@ type ExplainInput struct {
 	From                 []int // as Input's
 	WorkDir              string
 	Threads              int
+	// Progress, if set, is told of each experiment, by number and name.
+	Progress func(tried int, what string)
 }
 
 // Explanation is which parts of the candidate's files, replaced by the
@@ -92,6 +94,7 @@ type explainer struct {
 	ref, cand *floats
 	want      [][]engine.Position
 	out       *Explanation
+	trying    string
 }
 
 // narrow goes from coarse groups to single tensors.
@@ -148,6 +151,7 @@ func (x *explainer) restore(ctx context.Context, now *floats, scope []string, gr
 	for range mostSteps {
 		best, bestKL := "", left
 		for _, g := range slices.Sorted(maps.Keys(members)) {
+			x.trying = g
 			kl, err := x.gap(ctx, trial.with(x.ref, members[g]))
 			if err != nil {
 				return nil, 0, err
@@ -200,6 +204,9 @@ func (x *explainer) say() {
 // gap is the mean divergence of a model from the reference on the judged positions.
 func (x *explainer) gap(ctx context.Context, f *floats) (float64, error) {
 	x.out.Tried++
+	if x.in.Progress != nil {
+		x.in.Progress(x.out.Tried, x.trying)
+	}
 	got, err := x.score(ctx, f)
 	if err != nil {
 		return 0, err

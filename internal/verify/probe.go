@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 
 	"tarbert/internal/engine"
@@ -57,10 +58,12 @@ type Observed struct {
 	// CacheShift is the largest change between a long prompt and its repeat,
 	// which a prefix cache answers.
 	CacheShift float64 `json:"cache_shift"`
-	// PathShift is the largest change of a log-probability between generation
-	// and teacher forcing of the same token after the same text: the sampler's
-	// own arithmetic, or a reduced vocabulary, if they are not the model's.
-	PathShift float64 `json:"path_shift"`
+	// PathShift is the median change of a log-probability between teacher
+	// forcing and generation after the same text, and PathSpread the quartiles'
+	// distance. A sampler that normalises over a reduced vocabulary raises all
+	// alike; a decode kernel at fault moves them apart.
+	PathShift  float64 `json:"path_shift"`
+	PathSpread float64 `json:"path_spread"`
 	// Spelled are the token ids of SpellingCases, where the endpoint tokenizes.
 	Spelled [][]int `json:"spelled,omitempty"`
 	Strict  bool    `json:"strict,omitempty"`
@@ -248,8 +251,25 @@ func (w *watcher) paths(warm engine.Generated) {
 	text := append(append([]int{}, w.o.Prompt...), warm.Positions[0].Token)
 	got, err := scorer.Score(w.ctx, [][]int{text}, w.o.Top)
 	if w.note("the written token scored", err); err == nil && len(got) == 1 && len(got[0]) == len(text) {
-		w.seen.PathShift = shift(warm, engine.Generated{Positions: got[0][len(text)-1:]})
+		w.seen.PathShift, w.seen.PathSpread = offset(got[0][len(text)-1], warm.Positions[0])
 	}
+}
+
+// offset is the median of b's log-probabilities less a's, over the tokens that
+// both name, and the distance of its quartiles.
+func offset(a, b engine.Position) (median, spread float64) {
+	pa := masses(a)
+	var d []float64
+	for _, e := range b.Top {
+		if lp, ok := pa[e.Token]; ok {
+			d = append(d, e.LogProb-lp)
+		}
+	}
+	if len(d) < 4 {
+		return 0, 0
+	}
+	slices.Sort(d)
+	return d[len(d)/2], d[3*len(d)/4] - d[len(d)/4]
 }
 
 // cachedPrompt is how long a prompt is repeated to: several blocks of any engine.

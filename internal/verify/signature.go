@@ -180,7 +180,7 @@ func (s signature) causes() []Cause {
 	add(penalised, "a penalty, a logit bias or banned tokens", "tokens already in the text moved by %+.3f nats against the others", s.seen)
 	add(even, "logits are scaled: temperature, processed log-probabilities, a soft cap, or the final norm", "slope %+.3f, evenly over all tokens", s.slope)
 	add(before, "the start of the text: BOS missing or doubled, a system prompt, the template", "the first token is %.3g× off, a typical one %.3g×", s.first, s.typical)
-	add(attention, "positions or attention: RoPE base, scaling or interleaving, the mask or scale, a query or key matrix, a context window",
+	add(attention, "positions or attention: the rotary embedding (RoPE base, scaling, interleaving, its kernel), the mask or scale, a query or key matrix, a context window",
 		"exact after one token (%.3g×), %.3g× on a typical one, late tokens %.3g× as far as early ones", s.first, s.typical, s.late)
 	add(single, "few tokens are hit hard: one expert, block or row damaged or swapped, router ties, overflow",
 		"%.0f %% of tokens over 10× their floor, mean %.3g×, typical %.3g×", 100*s.hit, s.mean, s.typical)
