@@ -95,6 +95,7 @@ type explainer struct {
 	want      [][]engine.Position
 	out       *Explanation
 	trying    string
+	base      float64 // what honest rounding leaves
 }
 
 // narrow goes from coarse groups to single tensors.
@@ -114,7 +115,10 @@ func (x *explainer) narrow(ctx context.Context) error {
 			}
 		}
 	}
-	scope, coarse := slices.Sorted(maps.Keys(x.ref.tensors)), 0.0
+	scope, coarse, err := x.suspects(ctx, now, left)
+	if err != nil {
+		return err
+	}
 	for _, group := range []func(string) string{layerOf, moduleOf, func(name string) string { return name }} {
 		if x.closed(left) >= closedEnough {
 			return nil // the config was all
@@ -134,6 +138,58 @@ func (x *explainer) narrow(ctx context.Context) error {
 		scope, coarse = chosen, x.closed(rest)
 	}
 	return x.confirm(ctx, now, scope)
+}
+
+// outlying is how many times farther from the reference's than the median a
+// tensor is that rounding alone cannot have changed.
+const outlying = 5
+
+// suspects are the tensors worth trying. Where a conversion has rounded every
+// tensor a little, those that are much farther off than most stand out by their
+// weights alone; if restoring them helps, the search is among them, and what is
+// then left is the conversion's own.
+func (x *explainer) suspects(ctx context.Context, now *floats, left float64) (scope []string, coarse float64, err error) {
+	all := slices.Sorted(maps.Keys(x.ref.tensors))
+	var off []float64
+	distance := map[string]float64{}
+	for _, name := range all {
+		if d := relativeDistance(x.ref.tensors[name], now.tensors[name]); d > 0 {
+			distance[name], off = d, append(off, d)
+		}
+	}
+	if len(off) < 4 {
+		return all, 0, nil
+	}
+	slices.Sort(off)
+	for _, name := range all {
+		if distance[name] > outlying*off[len(off)/2] {
+			scope = append(scope, name)
+		}
+	}
+	if len(scope) == 0 || len(scope) > len(off)/4 {
+		return all, 0, nil
+	}
+	x.trying = "every tensor that stands out"
+	kl, err := x.gap(ctx, now.with(x.ref, scope))
+	if err != nil || kl > 0.8*left {
+		return all, 0, err
+	}
+	x.base = min(kl, left/2)
+	x.out.Steps = append(x.out.Steps, Experiment{fmt.Sprintf("%d tensors that are over %d× farther off than the median", len(scope), outlying), kl, x.closed(kl)})
+	return scope, 0, nil
+}
+
+// relativeDistance is ‖a−b‖ over ‖a‖.
+func relativeDistance(a, b []float32) float64 {
+	var d, n float64
+	for i := range a {
+		e := float64(a[i]) - float64(b[i])
+		d, n = d+e*e, n+float64(a[i])*float64(a[i])
+	}
+	if n == 0 {
+		n = 1
+	}
+	return math.Sqrt(d / n)
 }
 
 // restore finds, greedily, the groups of scope whose restoration closes the
@@ -189,7 +245,8 @@ func (x *explainer) step(what string, kl float64) {
 	x.out.Steps = append(x.out.Steps, Experiment{what, kl, x.closed(kl)})
 }
 
-func (x *explainer) closed(kl float64) float64 { return 1 - kl/x.out.Gap }
+// closed is the share of the gap that is gone, of what can be closed at all.
+func (x *explainer) closed(kl float64) float64 { return (x.out.Gap - kl) / (x.out.Gap - x.base) }
 
 func (x *explainer) say() {
 	if len(x.out.Named) == 0 {
@@ -197,8 +254,12 @@ func (x *explainer) say() {
 		return
 	}
 	last := x.out.Steps[len(x.out.Steps)-1]
-	x.out.Text = fmt.Sprintf("%s: with the reference's in its place, %.1f %% of the gap of %.2g nats is closed (%d experiments)",
-		strings.Join(x.out.Named, ", "), 100*last.Closed, x.out.Gap, x.out.Tried)
+	of := ""
+	if x.base > 0 {
+		of = fmt.Sprintf(" above the %.2g that its conversion's rounding leaves", x.base)
+	}
+	x.out.Text = fmt.Sprintf("%s: with the reference's in its place, %.1f %% of the gap of %.2g nats%s is closed (%d experiments)",
+		strings.Join(x.out.Named, ", "), 100*last.Closed, x.out.Gap, of, x.out.Tried)
 }
 
 // gap is the mean divergence of a model from the reference on the judged positions.
