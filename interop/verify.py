@@ -41,7 +41,7 @@ MODELS = {
                     "num_mtp_layers": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }
 QUICK = ["--count", 48, "--max-tokens", 48, "--long", 300]
-PREFIXES = ["--count", 24, "--max-tokens", 24, "--long", 48, "--stages", "contract,prefill,decode,reverse"]  # one request for each token
+PREFIXES = ["--count", 20, "--max-tokens", 16, "--long", 32, "--stages", "contract,prefill,reverse"]  # one request for each token
 QUANTISED = ["--margin-typical", 60, "--margin-ratio", 60, "--margin-kl", 0.05, "--margin-nll", 0.05, "--margin-top1", 0.8]  # what 8 bits may cost
 ROTARY = ["--compilation-config", '{"custom_ops":["-rotary_embedding"]}']
 

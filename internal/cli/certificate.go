@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,15 +12,19 @@ import (
 
 	"tarbert/internal/certificate"
 	"tarbert/internal/release"
+	"tarbert/internal/verify"
 )
 
 func (a *app) certificateCommand() *cobra.Command {
 	c := &cobra.Command{Use: "certificate", Short: "Show and check the certificate of a release"}
 	var key string
 	check := &cobra.Command{
-		Use: "check FILE", Short: "Check a certificate offline: signature, every file it binds, the verdicts that can be recomputed",
-		Args: exactArgs(1, "a certificate file"),
+		Use: "check FILE", Short: "Check a certificate offline: signature, every file it binds, the verdicts that can be recomputed; or a verification's evidence",
+		Args: exactArgs(1, "a certificate file, or a verification's evidence"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if isEvidence(args[0]) {
+				return a.checkEvidence(args[0])
+			}
 			rep, err := release.CheckCertificate(c.Context(), args[0], keyFor(key, args[0]))
 			if err != nil {
 				if _, statErr := os.Stat(args[0]); statErr != nil {
@@ -60,6 +65,37 @@ func (a *app) certificateCommand() *cobra.Command {
 	c.PersistentFlags().StringVar(&key, "key", "", "public key to trust; default: keys/release.pub of the certificate's home, else the one beside it")
 	c.AddCommand(show, check)
 	return c
+}
+
+// isEvidence tells a verification's evidence from a certificate.
+func isEvidence(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head) // a short file is no error here
+	return strings.Contains(string(head[:n]), `"prompts_digest"`)
+}
+
+// checkEvidence derives a verification's verdict again from its raw numbers.
+func (a *app) checkEvidence(path string) error {
+	rep, err := verify.Recompute(path)
+	if err != nil {
+		fmt.Fprintf(a.Err, "tarbert: %v\n", err)
+		fmt.Fprintln(a.Out, "VOID")
+		return gateSaidNo()
+	}
+	if a.json {
+		err = a.printJSON(rep)
+	} else {
+		_, err = fmt.Fprintf(a.Out, "%s\nRECOMPUTED  the numbers give the verdict and every statistic that the file holds; nothing signs it\n", renderVerification(rep, path))
+	}
+	if err == nil && !rep.Gate.Passed() {
+		err = gateSaidNo()
+	}
+	return err
 }
 
 // keyFor finds the public key: the home's, from which releases/ID/certificate.json lies two folders down, else the copy beside it.

@@ -22,6 +22,10 @@ import (
 	"tarbert/internal/store"
 )
 
+// judgeVersion counts changes of what a report says of the same numbers. Under
+// other rules only the verdict and the statistics must agree.
+const judgeVersion = 1
+
 // EvidenceVersion is the layout of the evidence file.
 const EvidenceVersion = 1
 
@@ -58,8 +62,10 @@ type Evidence struct {
 	// Scope is what was not tested, and why; Cost what each part took.
 	Scope []string `json:"scope,omitempty"`
 	Cost  []Cost   `json:"cost,omitempty"`
-	// Report is what was concluded: Recompute comes to the same or refuses.
+	// Report is what was concluded, and Judge by which rules: Recompute comes to
+	// the same or refuses.
 	Report *Report `json:"report,omitempty"`
+	Judge  int     `json:"judge,omitempty"`
 }
 
 // Prompt is one prompt's numbers. Entry i of every list is about token i+1:
@@ -264,10 +270,26 @@ func (ev *Evidence) agrees(r *Report) error {
 			return err
 		}
 	}
+	if ev.Judge != judgeVersion {
+		said, found = lasting(said), lasting(found)
+	}
 	if at := differs("", said, found); at != "" {
 		return fmt.Errorf("%w: at %s", ErrTampered, at)
 	}
 	return nil
+}
+
+// lasting is the part of a report that later rules do not change.
+func lasting(report any) any {
+	m, _ := report.(map[string]any)
+	out := map[string]any{}
+	for _, name := range []string{"prompts_digest", "asked", "prompts", "tokens", "kl", "floor_kl", "ratio", "quantiles", "top1", "delta_nll", "slope", "nll"} {
+		out[name] = m[name]
+	}
+	if g, ok := m["gate"].(map[string]any); ok {
+		out["verdict"] = g["verdict"]
+	}
+	return out
 }
 
 // differs is where two JSON values differ first, or "". Numbers may differ by
@@ -277,7 +299,7 @@ func differs(at string, a, b any) string {
 	case map[string]any:
 		y, ok := b.(map[string]any)
 		if !ok || len(x) != len(y) {
-			return at
+			return at + " (other fields)"
 		}
 		for _, k := range slices.Sorted(maps.Keys(x)) {
 			if d := differs(at+"."+k, x[k], y[k]); d != "" {
@@ -287,7 +309,7 @@ func differs(at string, a, b any) string {
 	case []any:
 		y, ok := b.([]any)
 		if !ok || len(x) != len(y) {
-			return at
+			return at + " (another length)"
 		}
 		for i := range x {
 			if d := differs(fmt.Sprintf("%s[%d]", at, i), x[i], y[i]); d != "" {

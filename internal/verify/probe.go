@@ -16,7 +16,6 @@ import (
 type Prober interface {
 	Generate(ctx context.Context, r engine.GenerateRequest) ([]engine.Generated, error)
 	ChatTokens(ctx context.Context, messages, tools json.RawMessage) (int, error)
-	Models(ctx context.Context) ([]engine.ModelInfo, error)
 	Identify(ctx context.Context) (engine.Identity, error)
 }
 

@@ -144,7 +144,7 @@ func Unanswered(in Input, reason error) (*Report, error) {
 func (in Input) conclude(ev *Evidence) (*Report, error) {
 	ev.Cost = in.Journal.Costs()
 	r := judge(ev)
-	ev.Report = r
+	ev.Report, ev.Judge = r, judgeVersion
 	path, err := filepath.Abs(filepath.Join(in.OutDir, EvidenceFile))
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)

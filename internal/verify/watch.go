@@ -90,6 +90,9 @@ func ReadBaseline(evidence string) (*Baseline, error) {
 	return b, nil
 }
 
+// Probe is a short prompt that the endpoint can read.
+func (b *Baseline) Probe() []int { return b.prompts[0].tokens[:min(8, len(b.prompts[0].tokens))] }
+
 // meanMove is the mean clipped change of the log-probabilities.
 func meanMove(a, b []float64) float64 {
 	s := 0.0
