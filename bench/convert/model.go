@@ -205,12 +205,33 @@ func makeModel(dir, kind string, size int64) error {
 	if err := os.WriteFile(filepath.Join(dir, tensor.IndexName), text, 0o644); err != nil {
 		return err
 	}
+	if err := copyTokenizer(dir, kind); err != nil {
+		return err
+	}
 	b, err := json.MarshalIndent(config, "", "  ")
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%s: %d tensors, %.2f GiB in %d files\n", dir, len(m.infos), float64(m.size)/(1<<30), len(shards))
 	return os.WriteFile(filepath.Join(dir, "config.json"), append(b, '\n'), 0o644)
+}
+
+// copyTokenizer gives a qwen3 the small tokenizer of the tests: msmodelslim wants one.
+func copyTokenizer(dir, kind string) error {
+	const from = "../internal/convert/testdata/msmodelslim-26.1.0/qwen3/source"
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "generation_config.json"} {
+		if kind != "qwen3" {
+			return nil
+		}
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // filler holds a few megabytes of values of each type, from which tensors are

@@ -40,8 +40,9 @@ func jobs() map[string]job {
 
 // took is one run of a command.
 type took struct {
-	seconds float64
-	peak    int64 // bytes of the largest process
+	seconds   float64
+	processor float64 // seconds, of all threads
+	peak      int64   // bytes of the largest process
 }
 
 // timed runs a command and what puts its output on disk.
@@ -57,6 +58,7 @@ func timed(name string, args ...string) (took, error) {
 	t := took{seconds: time.Since(before).Seconds()}
 	if u, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		t.peak = u.Maxrss << 10
+		t.processor = c.ProcessState.UserTime().Seconds() + c.ProcessState.SystemTime().Seconds()
 	}
 	return t, nil
 }
@@ -79,7 +81,7 @@ func (r runner) job(name string) error {
 	defer os.RemoveAll(work)
 	at := func(name string) string { return filepath.Join(work, name) }
 	var read, written, ours, theirs []took
-	for range r.rounds {
+	for round := range r.rounds {
 		c, err1 := copied(src, at("read"))
 		err1 = errors.Join(err1, os.RemoveAll(at("read")))
 		o, err2 := timed(r.tarbert, append([]string{"convert", src, at("ours"), "--to", j.to}, j.args...)...)
@@ -91,6 +93,8 @@ func (r runner) job(name string) error {
 			return err
 		}
 		read, written, ours = append(read, c), append(written, w), append(ours, o)
+		fmt.Printf("%s, round %d: cp of what is read %.1f s, ours %.1f s (%.1f s of processor), cp of what is written %.1f s\n",
+			name, round+1, c.seconds, o.seconds, o.processor, w.seconds)
 		if r.python != "" && j.peer != "" {
 			t, err := r.peer(j.peer, src, at("theirs"))
 			if err == nil {
@@ -100,6 +104,7 @@ func (r runner) job(name string) error {
 				return err
 			}
 			theirs = append(theirs, t)
+			fmt.Printf("%s, round %d: peer %.1f s (%.1f s of processor), %d MiB\n", name, round+1, t.seconds, t.processor, t.peak>>20)
 		}
 		if err := os.RemoveAll(at("ours")); err != nil {
 			return err
@@ -124,16 +129,17 @@ func (r runner) peer(name, src, dst string) (took, error) {
 
 func (r runner) print(name string, read, written, ours, theirs []took) {
 	o, c := median(ours), median(read)+median(written)
-	var ratios, peers []float64
+	var ratios, peers, work []float64
 	for i := range ours {
 		ratios = append(ratios, ours[i].seconds/(read[i].seconds+written[i].seconds))
 		if len(theirs) > i {
 			peers = append(peers, theirs[i].seconds/ours[i].seconds)
+			work = append(work, theirs[i].processor/ours[i].processor)
 		}
 	}
 	fmt.Printf("| %s | %.1f s | %.1f + %.1f = %.1f s | %.2f (%s) | %.0f MiB |", name, o, median(read), median(written), c, middle(ratios), listed(ratios), peakOf(ours))
 	if len(theirs) > 0 {
-		fmt.Printf(" %.1f s | %.1f × (%s) | %.0f MiB |", median(theirs), middle(peers), listed(peers), peakOf(theirs))
+		fmt.Printf(" %.1f s | %.1f × (%s) | %.1f × | %.0f MiB |", median(theirs), middle(peers), listed(peers), middle(work), peakOf(theirs))
 	}
 	fmt.Println()
 }
