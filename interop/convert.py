@@ -1,8 +1,10 @@
 """Our conversions, held to the bit against the tools that invented the formats.
 
-usage: convert.py TARBERT --env DIR      (DIR is the environment with msmodelslim, llmcompressor, transformers and vLLM)
+usage: convert.py TARBERT --env DIR --transformers4 DIR      (the environment with msmodelslim, llmcompressor, transformers and vLLM;
+                                                              a directory with transformers 4.57)
 
-  msmodelslim      qwen3 and qwen3_moe in BF16 to AscendV1 W8A8_DYNAMIC: every file that msmodelslim 26.1 writes, to the byte
+  msmodelslim      qwen3 and qwen3_moe in BF16 to AscendV1 W8A8_DYNAMIC: every file that msmodelslim 26.1 writes, to the byte; with
+                   transformers 5 it leaves the experts FLOAT, stacked, so that qwen3_moe takes transformers 4.57
   modelslim FP8    FP8 blocks to BF16: every tensor that msmodelslim's modelslim_convert writes
   llm-compressor   qwen3 and qwen3_moe in BF16 to compressed-tensors int8: every tensor, and the quantization_config
   transformers     FP8 blocks: what its own dequantisation makes of the directory, with float32 and with E8M0 scales
@@ -96,8 +98,8 @@ def same(ours, theirs):
 
 
 class Bench:
-    def __init__(self, tarbert, env, seed, tmp):
-        self.tarbert, self.env, self.tmp, self.rng = tarbert, env, tmp, random.Random(seed)
+    def __init__(self, tarbert, env, transformers4, seed, tmp):
+        self.tarbert, self.env, self.transformers4, self.tmp, self.rng = tarbert, env, transformers4, tmp, random.Random(seed)
         self.dirs = {family: self.model(family) for family in SHAPES}
         self.fp8 = {scales: self.fp8_model(scales) for scales in ("float32", "ue8m0")}
         for scales in ("float32", "ue8m0", "e8m0"):  # with blocks that are cut off, and a layer for multi-token prediction
@@ -140,17 +142,18 @@ class Bench:
             self.tarbert.run("convert", "check", src, out)
         return out
 
-    def msmodelslim_run(self, src, config):
+    def msmodelslim_run(self, src, config, env=ENV):
         out = self.tmp / f"msmodelslim-{src.name}"
         (self.tmp / "config.yaml").write_text(config)
         output([self.env / "bin/msmodelslim", "quant", "--model_type", "Qwen3-32B" if "moe" not in src.name else "Qwen3-30B", "--model_path", src,
-                "--save_path", out, "--device", "cpu", "--config_path", self.tmp / "config.yaml", "--trust_remote_code", "False"], 200, env=ENV)
+                "--save_path", out, "--device", "cpu", "--config_path", self.tmp / "config.yaml", "--trust_remote_code", "False"], 200, env=env)
         return out
 
     def msmodelslim(self, family):
         """Every file that it writes is ours to the byte; ours has its record besides, theirs the recipe."""
         src = self.dirs[family]
-        theirs, ours = self.msmodelslim_run(src, W8A8), self.convert(src, "w8a8-ascend", "--naming", "msmodelslim")
+        env = ENV | {"PYTHONPATH": str(self.transformers4)} if family == "qwen3_moe" else ENV
+        theirs, ours = self.msmodelslim_run(src, W8A8, env), self.convert(src, "w8a8-ascend", "--naming", "msmodelslim")
         compared, size = [], 0
         for path in sorted(theirs.iterdir()):
             if path.name.endswith("best_practice.yaml"):
@@ -286,12 +289,13 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("tarbert")
     arguments.add_argument("--env", type=pathlib.Path, required=True)
+    arguments.add_argument("--transformers4", type=pathlib.Path, required=True)
     arguments.add_argument("--seed", type=int, default=5)
     a = arguments.parse_args()
     end_on_signals()
     checks = Checks()
     with scratch() as tmp:
-        b = Bench(Tarbert(a.tarbert), a.env.resolve(), a.seed, tmp)
+        b = Bench(Tarbert(a.tarbert), a.env.resolve(), a.transformers4.resolve(), a.seed, tmp)
         for model in b.fp8:
             checks.run(f"DeepSeek's arithmetic, FP8 to BF16, {b.fp8[model].name}", b.deepseek, model)
         checks.run("DeepSeek's arithmetic, FP4 to BF16 and FP8", b.fp4)
