@@ -168,6 +168,29 @@ def wire(bench, url, reference):
     return f"{entries} entries equal in id, rank and decoded token; {ties} positions with a near-tie left out"
 
 
+def tokenizing(bench, url, reference):
+    """/tokenize and /detokenize: the same answers as vLLM's, to texts and to conversations."""
+    plain, chats = 0, 0
+    for i in range(60):
+        text = texts.text(bench.rng)
+        body = {"model": "tiny", "prompt": text, "add_special_tokens": i % 2 == 0, "return_token_strs": i % 3 == 0}
+        ours, theirs = (post(u + "/tokenize", body) for u in (url, reference))
+        if ours != theirs:
+            raise AssertionError(f"/tokenize of {body}: ours {ours}, vLLM's {theirs}")
+        if theirs["tokens"]:
+            body = {"model": "tiny", "tokens": theirs["tokens"]}
+            equal(f"/detokenize of {body}", *(post(u + "/detokenize", body)["prompt"] for u in (url, reference)))
+        plain += 1
+    for _ in range(30):
+        messages = [{"role": role, "content": texts.text(bench.rng)} for role in ("system", "user", "assistant", "user")]
+        body = {"model": "tiny", "messages": messages, "add_generation_prompt": True}
+        ours, theirs = (post(u + "/tokenize", body) for u in (url, reference))
+        if ours != theirs:
+            raise AssertionError(f"/tokenize of {body}: ours {ours}, vLLM's {theirs}")
+        chats += 1
+    return f"{plain} texts and {chats} conversations answered alike"
+
+
 def lm_eval(bench, url, name):
     """Scores and samples of one evaluation run."""
     work = bench.tmp / f"lm-{name}"
@@ -301,6 +324,7 @@ def run(bench, checks):
         checks.run("vllm bench serve against our server", vllm_bench, bench, ours.url)
         checks.run("vLLM, qwen3, over HTTP", lambda: bench.compare("vLLM", "qwen3", over_http(bench, vllm.ready().url)))
         checks.run("prompt_logprobs on the wire, ours and vLLM's", lambda: wire(bench, ours.url, vllm.ready().url))
+        checks.run("/tokenize and /detokenize, ours and vLLM's", tokenizing, bench, ours.url, vllm.url)
         checks.run("lm_eval's scores, ours and vLLM's", lambda: same_scores(bench, mine["run"], lm_eval(bench, vllm.ready().url, "vllm")))
     bench.print_table()
 
