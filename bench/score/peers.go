@@ -47,7 +47,11 @@ func measureOnce(ctx context.Context, w io.Writer, o options) error {
 	}
 	var r result
 	start := time.Now()
-	if _, err := m.Score(ctx, tokens, 1); err != nil {
+	err = profiled(o.profile, func() error {
+		_, err := m.Score(ctx, tokens, 1)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	r.Score = float64(o.tokens) / time.Since(start).Seconds()
