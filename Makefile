@@ -1,8 +1,8 @@
-# Six targets, nothing clever. `make test` is what the README says.
+# Seven targets, nothing clever. `make test` is what the README says.
 GO ?= go
 BIN := bin/tarbert
 
-.PHONY: build test lint bench soak interop
+.PHONY: build test lint bench soak arm64 interop
 
 build: ## one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/tarbert
@@ -15,11 +15,14 @@ lint: ## gofmt, vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
-bench: ## figures beside their peers; writes nothing, prints tables
-	$(GO) -C bench run ./kernel
+bench: build ## figures beside their peers where those are installed; prints tables
+	./bench/run
 
 soak: ## minutes to an hour: three seeds end to end, random kills
 	TARBERT_SOAK=1 $(GO) test -timeout 90m -run Soak -v ./internal/...
+
+arm64: ## the model and its kernels under qemu's arm64; says so where qemu is missing
+	TARBERT_SOAK=1 $(GO) test -timeout 60m -run SoakArm64 -v ./internal/reference/...
 
 interop: ## against the real tools, pinned (docs/howto/interop.md)
 	./interop/run

@@ -32,6 +32,7 @@ type options struct {
 
 	once, peers           bool
 	python, node, tarbert string
+	clock                 string // of the peers' table: wall or cpu
 }
 
 func main() {
@@ -50,7 +51,11 @@ func main() {
 	flag.StringVar(&o.node, "node", "", "node_modules with node-llama-cpp, for -peers (and -tarbert, which converts)")
 	flag.StringVar(&o.tarbert, "tarbert", "", "tarbert's binary, for -peers: converts to GGUF and w8a8")
 	flag.BoolVar(&o.once, "once", false, "measure the model in -dir and print a line of JSON; what -peers runs")
+	flag.StringVar(&o.clock, "clock", "wall", `of -peers; "cpu" counts processor time, on one thread, for a machine that others use`)
 	flag.Parse()
+	if o.clock == "cpu" {
+		o.threads = 1
+	}
 	if err := run(context.Background(), os.Stdout, o); err != nil {
 		fmt.Fprintln(os.Stderr, "score:", err)
 		os.Exit(1)

@@ -109,14 +109,15 @@ const prompt = 32
 // it reads to see how fast that goes.
 func measureDecoding(ctx context.Context, m *reference.Model, o options, memory *meter) (*decoding, error) {
 	d := &decoding{bytes: memory.weights}
-	if _, err := decode(ctx, m, o.decode); err != nil {
+	now := func() time.Duration { return time.Since(processStart) }
+	if _, err := decode(ctx, m, o.decode, now); err != nil {
 		return nil, err
 	}
 	memory.note("decoding")
 	reader := newReader(o.threads)
 	for range o.rounds {
 		before := reader.rate()
-		rate, err := decode(ctx, m, o.decode)
+		rate, err := decode(ctx, m, o.decode, now)
 		if err != nil {
 			return nil, err
 		}
@@ -127,19 +128,19 @@ func measureDecoding(ctx context.Context, m *reference.Model, o options, memory 
 }
 
 // decode is how many tokens a second follow a prompt, its own time left out.
-func decode(ctx context.Context, m *reference.Model, tokens int) (float64, error) {
+func decode(ctx context.Context, m *reference.Model, tokens int, now func() time.Duration) (float64, error) {
 	in := []reference.Input{{Seq: m.NewSequence(), Tokens: make([]int, prompt)}}
 	if _, err := m.Forward(ctx, in); err != nil {
 		return 0, err
 	}
-	start := time.Now()
+	start := now()
 	for i := range tokens {
 		in[0].Tokens = []int{i * 7919 % m.Config().VocabSize}
 		if _, err := m.Forward(ctx, in); err != nil {
 			return 0, err
 		}
 	}
-	return float64(tokens) / time.Since(start).Seconds(), nil
+	return float64(tokens) / (now() - start).Seconds(), nil
 }
 
 func (d *decoding) print(w io.Writer) {

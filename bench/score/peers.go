@@ -32,6 +32,8 @@ type contender struct {
 	got     []result
 }
 
+var processStart = time.Now()
+
 // measureOnce is a contender of our own: it measures and prints a result.
 func measureOnce(ctx context.Context, w io.Writer, o options) error {
 	m, err := reference.Load(o.dir, reference.Options{Precision: reference.Precision(o.precision), Threads: o.threads})
@@ -45,8 +47,12 @@ func measureOnce(ctx context.Context, w io.Writer, o options) error {
 	if _, err := m.Score(ctx, tokens[:min(o.tokens, 64)], 1); err != nil {
 		return err
 	}
+	now := func() time.Duration { return time.Since(processStart) }
+	if o.clock == "cpu" {
+		now = processorTime
+	}
 	var r result
-	start := time.Now()
+	start := now()
 	err = profiled(o.profile, func() error {
 		_, err := m.Score(ctx, tokens, 1)
 		return err
@@ -54,16 +60,16 @@ func measureOnce(ctx context.Context, w io.Writer, o options) error {
 	if err != nil {
 		return err
 	}
-	r.Score = float64(o.tokens) / time.Since(start).Seconds()
+	r.Score = float64(o.tokens) / (now() - start).Seconds()
 	if r.Peak, err = peakBytes(); err != nil {
 		return err
 	}
-	start = time.Now()
+	start = now()
 	if _, err := m.Forward(ctx, []reference.Input{{Seq: m.NewSequence(), Tokens: tokens}}); err != nil {
 		return err
 	}
-	r.Prefill = float64(o.tokens) / time.Since(start).Seconds()
-	if r.Decode, err = decode(ctx, m, o.decode); err != nil {
+	r.Prefill = float64(o.tokens) / (now() - start).Seconds()
+	if r.Decode, err = decode(ctx, m, o.decode, now); err != nil {
 		return err
 	}
 	return json.NewEncoder(w).Encode(r)
@@ -89,7 +95,7 @@ func measurePeers(ctx context.Context, w io.Writer, o options) error {
 			c.got = append(c.got, r)
 		}
 	}
-	fmt.Fprintf(w, "tokens/s, median (best) of %d rounds; %d threads, %d tokens; prefill computes the last token's logits only.\n\n", o.rounds, o.threads, o.tokens)
+	fmt.Fprintf(w, "tokens/s by the %s clock, median (best) of %d rounds; %d threads, %d tokens; prefill computes the last token's logits only.\n\n", o.clock, o.rounds, o.threads, o.tokens)
 	fmt.Fprintf(w, "| | scoring | prefill | decoding | peak memory |\n|---|---|---|---|---|\n")
 	for _, c := range all {
 		peak := int64(0)
@@ -123,9 +129,9 @@ func contenders(ctx context.Context, o options) ([]*contender, error) {
 	}
 	itself := func(name, dir, precision string) *contender {
 		return &contender{name: name, command: []string{own, "-once", "-dir", dir, "-precision", precision,
-			"-tokens", strconv.Itoa(o.tokens), "-decode", strconv.Itoa(o.decode), "-threads", strconv.Itoa(o.threads)}}
+			"-tokens", strconv.Itoa(o.tokens), "-decode", strconv.Itoa(o.decode), "-threads", strconv.Itoa(o.threads), "-clock", o.clock}}
 	}
-	numbers := []string{strconv.Itoa(o.tokens), strconv.Itoa(prompt), strconv.Itoa(o.decode), strconv.Itoa(o.threads)}
+	numbers := []string{strconv.Itoa(o.tokens), strconv.Itoa(prompt), strconv.Itoa(o.decode), strconv.Itoa(o.threads), o.clock}
 	all := []*contender{itself("tarbert, bf16 weights, f32", o.dir, "f32")}
 	if o.tarbert != "" {
 		w8a8, err := converted(ctx, o, "w8a8-ascend", "w8a8")
