@@ -57,6 +57,8 @@ type Release struct {
 	Signatures []ModelSignature `json:"signatures,omitempty"`
 	Parity     Parity           `json:"parity"`
 
+	// Waivers are the clauses of the policy that somebody lifted for this release.
+	Waivers []string `json:"waivers,omitempty"`
 	// NotRun names tests that exist and were not run, Untouched the hardware
 	// this release is for and that nothing here has touched.
 	NotRun    []string `json:"not_run"`

@@ -131,6 +131,9 @@ func renderStatement(st *certificate.Statement) string {
 	for _, s := range p.Stages {
 		rows = append(rows, []string{s.Name, string(s.Verdict) + ": " + clip(s.Reason, 100)})
 	}
+	for _, w := range p.Waivers {
+		rows = append(rows, []string{"waiver", w})
+	}
 	for _, n := range p.NotRun {
 		rows = append(rows, []string{"not run", n})
 	}

@@ -51,6 +51,8 @@ func small(t *testing.T) string {
 		{"count: 200", "count: 20"}, {"addr: 127.0.0.1:8000", "addr: 127.0.0.1:0"},
 		// A model of 40 steps is a poor one: what is tested here is the way through.
 		{"non_inferiority: 0.05", "non_inferiority: 1"}, {"ratio: 15 ", "ratio: 500 "}, {"typical: 1.5 ", "typical: 500 "}, {"kl: 0.005 ", "kl: 1 "}, {"top1: 0.97 ", "top1: 0.5 "},
+		// A clause that matches the pool that trains, and is waived: the certificate has it.
+		{"vendors: [nvidia]", "vendors: [cpu]"}, {"sites: [state]", "sites: []"}, {"until: 2030-01-01", "until: 2999-01-01"}, {"until: 2027-12-31", "until: 2999-12-31"},
 		{"delta_nll: 0.01 ", "delta_nll: 0.2 "},
 	} {
 		if !strings.Contains(text, change[0]) {
@@ -293,6 +295,9 @@ func checkCertificate(t *testing.T, home string, s release.Shown) {
 	cmd, lines, out := start(t, "certificate", "check", path)
 	if stderr, code := finish(cmd, lines); code != 0 || !strings.Contains(out.String(), "VALID") {
 		t.Fatalf("certificate check: exit code %d\n%s\n%s", code, stderr, out)
+	}
+	if !strings.Contains(out.String(), "waived by the director until 2999-12-31: until the domestic pool is qualified") {
+		t.Errorf("the certificate does not name the waiver that was used\n%s", out)
 	}
 	for _, st := range s.Stages {
 		if st.Stage == "serve" {

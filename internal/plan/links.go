@@ -187,7 +187,7 @@ func KernelRate(w Workload, peak Rate, utilization float64, links Links, overlap
 	share := at.Compute / (at.Compute + at.Bubble)
 	rate := work.Over(1) / (left * share * Seconds(w.Layout.Devices()))
 	if rate > Seconds(peak) {
-		return 0, fmt.Errorf("an MFU of %.1f %% would need products at %v, above the peak of %v", 100*utilization, Rate(rate), peak)
+		return 0, fmt.Errorf("beside %v of communication and %v of pipeline bubble an MFU of %.1f %% would need products at %v, above the peak of %v", at.Communication(), at.Bubble, 100*utilization, Rate(rate), peak)
 	}
 	return Rate(rate), nil
 }

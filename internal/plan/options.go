@@ -52,6 +52,7 @@ type Choice struct {
 	Cost    Range        `json:"cost,omitzero"` // 0 = price not known
 	MWh     float64      `json:"mwh"`           // 0 = power not known
 	Limit   string       `json:"limit"`         // what takes most of a step beside computing
+	Note    string       `json:"note,omitempty"`
 	Unknown []string     `json:"unknown"`
 	Waivers []string     `json:"waivers"`
 }
@@ -146,6 +147,10 @@ func (r Request) judge(c Cluster, w Workload) (Choice, error) {
 	one, enough := c.replicas(w)
 	if !enough {
 		return reject("needs %d devices for one replica (%v), %s has %d beside spares", one.Devices(), one, c.Name, c.usable())
+	}
+	if fewer := c.worthwhile(w, one); fewer.DP < one.DP {
+		o.Note = fmt.Sprintf("%d of the %d devices are kept as spares: all of them together would be interrupted too often to be quicker", c.usable()-fewer.Devices(), c.usable())
+		one = fewer
 	}
 	w.Layout = one
 	o.Layout, o.Devices = one.String(), one.Devices()
@@ -273,6 +278,24 @@ func (c Cluster) replicas(w Workload) (Layout, bool) {
 		}
 	}
 	return one, true
+}
+
+// worthwhile halves the replicas as long as what the devices gain in speed they
+// lose to interruptions, by the closed form in the middle of the ranges.
+func (c Cluster) worthwhile(w Workload, l Layout) Layout {
+	speed := func(l Layout) float64 {
+		mean, save := PerMillion(c.Hazard.Mid()).MeanTime(l.Devices()), Seconds(c.Save.Mid()).Hours()
+		return float64(l.Devices()) * ETTR(Daly(save, mean), save, c.Restart.At(0.5), mean)
+	}
+	for l.DP > 1 {
+		half := l
+		half.DP /= 2
+		if half.check(w.Shape) != nil || w.Batch%(half.DP*max(1, half.MicroBatch)) != 0 || speed(half) < speed(l) {
+			break
+		}
+		l = half
+	}
+	return l
 }
 
 // search finds the layout that fits with the shortest step; if none fits, the

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -141,5 +143,46 @@ func TestClustersThatCannotBe(t *testing.T) {
 func TestSparsePeak(t *testing.T) {
 	if got := (Peak{TFLOPS: Known(1979, ""), Sparse: true}).Dense(0.5); got != 989.5e12 {
 		t.Errorf("dense rate of NVIDIA's sparse 1,979: %v", got)
+	}
+}
+
+// Twice the nodes, spares and all, never finish later (P50), unless communication is the stated reason.
+func TestTwiceTheNodes(t *testing.T) {
+	tr := stepfun(t)
+	played := 0
+	for seed := range uint64(24) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		c := cluster(t, "llama3")
+		c.Nodes, c.SpareNodes = 32<<rng.IntN(6), 4
+		c.Hazard = Range{Low: 5, High: 5 * math.Pow(600, rng.Float64())}
+		c.Restart.Detect = Range{Low: 10, High: 10 * math.Pow(700, rng.Float64())}
+		c.Links.Across = 5 + 95*rng.Float64()
+		c.NoConvergence = Range{}
+		w := llamaRun()
+		w.Layout, w.Tokens = Layout{TP: 8, PP: 4, ZeRO: 3, Recompute: "full"}, 2e12
+		finish := func(c Cluster) Choice {
+			choices, err := Options(Request{Clusters: []Cluster{c}, Recipes: []Workload{w}, Starts: []time.Time{date(2027, 1, 1)}, Trace: tr, Histories: 60, Seed: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return choices[0]
+		}
+		one := finish(c)
+		c.Nodes, c.SpareNodes = 2*c.Nodes, 2*c.SpareNodes
+		two := finish(c)
+		switch {
+		case one.Run == nil:
+			continue
+		case two.Run == nil:
+			if !strings.Contains(two.Rejected, "communication") {
+				t.Errorf("seed %d, twice the nodes: %s", seed, two.Rejected)
+			}
+		case two.Run.P50 > one.Run.P50*1.05 && !strings.Contains(two.Limit, "communication"):
+			t.Errorf("seed %d: %d nodes finish in %v (P50), %d in %v; it says %s", seed, c.Nodes/2, one.Run.P50, c.Nodes, two.Run.P50, two.Limit)
+		}
+		played++
+	}
+	if played < 12 {
+		t.Errorf("only %d of the cases have a run to double", played)
 	}
 }

@@ -70,6 +70,9 @@ func (o Choice) describe(b *strings.Builder) {
 		fmt.Fprintf(b, "  saves    an interruption every %s h on average; Young every %v, Daly every %v; ETTR %s in closed form\n", s.Between, s.Young, s.Daly, s.ETTR)
 	}
 	fmt.Fprintf(b, "  counted  %s\n", o.Count)
+	if o.Note != "" {
+		fmt.Fprintf(b, "  note     %s\n", o.Note)
+	}
 	for _, u := range o.Unknown {
 		fmt.Fprintf(b, "  not known: %s\n", u)
 	}

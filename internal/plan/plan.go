@@ -22,6 +22,8 @@ type Measured struct {
 	GFLOPS float64    `json:"gflops"`
 	Model  ModelShape `json:"model"`
 	Tokens Tokens     `json:"tokens"`
+	// At is the moment of the plan, for the policy.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Tokens is what the data look like.
@@ -48,6 +50,8 @@ type Option struct {
 	Chosen   bool   `json:"chosen"`
 	// Placement is where it would run, if it can.
 	Placement *Placement `json:"placement,omitempty"`
+	// Waivers are the clauses of the policy that were lifted for it.
+	Waivers []string `json:"waivers,omitempty"`
 	// Time is the training's forecast; nil where the option does not train, or
 	// its rate was not measured.
 	Time *Time `json:"time,omitempty"`
@@ -110,7 +114,7 @@ func Make(s *spec.Release, inv Inventory, m Measured) *Plan {
 	for _, role := range []spec.Role{spec.Preferred, spec.Fallback, spec.Reference, spec.Target} {
 		for _, pool := range s.Pools {
 			if slices.Contains(pool.Roles, role) {
-				p.Options = append(p.Options, p.option(s, inv, pool, role))
+				p.Options = append(p.Options, p.option(s, inv, m, pool, role))
 			}
 		}
 	}
@@ -122,8 +126,13 @@ func Make(s *spec.Release, inv Inventory, m Measured) *Plan {
 }
 
 // option judges one pool in one role.
-func (p *Plan) option(s *spec.Release, inv Inventory, pool spec.Pool, role spec.Role) Option {
+func (p *Plan) option(s *spec.Release, inv Inventory, m Measured, pool spec.Pool, role spec.Role) Option {
 	o := Option{Pool: pool.Name, Role: role, Vendor: pool.Vendor}
+	var refused string
+	if refused, o.Waivers = permitted(s.Policy, pool, role, m.At); refused != "" {
+		o.Rejected = refused
+		return o
+	}
 	place, why := find(inv, pool.Vendor)
 	if place == nil {
 		o.Rejected = why

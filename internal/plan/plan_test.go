@@ -125,6 +125,20 @@ func TestOptions(t *testing.T) {
 			"the second node has it", Inventory{{Name: "empty"}, laptop()}, nil, "cpu", gate.Pass,
 			map[string]string{"ascend preferred": "no ascend device on empty; no ascend device on node1: npu-smi"},
 		},
+		{
+			"the policy refuses before anything else", Inventory{node(npu)},
+			func(s *spec.Release, m *Measured) {
+				m.At = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+				s.Policy = []spec.Clause{{ID: "p1", Text: "no processors", Stage: "train", Vendors: []string{"cpu"}, From: m.At}}
+			}, "", gate.Fail, map[string]string{"cpu fallback": "policy p1: no processors"},
+		},
+		{
+			"a clause that has not begun", Inventory{laptop()},
+			func(s *spec.Release, m *Measured) {
+				m.At = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+				s.Policy = []spec.Clause{{ID: "p1", Text: "no processors", Vendors: []string{"cpu"}, From: m.At.Add(time.Hour)}}
+			}, "cpu", gate.Pass, nil,
+		},
 		{"no nodes", nil, nil, "", gate.Fail, map[string]string{"cpu target": "the inventory is empty"}},
 		{
 			"too late", Inventory{laptop()}, func(s *spec.Release, _ *Measured) { s.Plan.Deadline = spec.Duration(time.Second) }, "", gate.Fail,
@@ -340,5 +354,24 @@ func TestUnits(t *testing.T) {
 		if c.got != c.want {
 			t.Errorf("%q, want %q", c.got, c.want)
 		}
+	}
+}
+
+// A waiver that was used is the plan's, and so the certificate's; one that was not is not.
+func TestWaiversOfTheChosen(t *testing.T) {
+	s, m := sums(), measured()
+	m.At = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s.Policy = []spec.Clause{
+		{ID: "p1", Text: "no processors", Stage: "train", Vendors: []string{"cpu"}, Waiver: spec.Waiver{By: "me", Why: "a laptop"}},
+		{ID: "p2", Text: "no moon chips", Vendors: []string{"moon"}, Waiver: spec.Waiver{By: "me", Why: "none"}},
+	}
+	before := Permissions(s, m.At)
+	got := Make(s, Inventory{laptop()}, m).Waivers()
+	if len(got) != 1 || got[0] != "pool cpu as fallback: p1 (no processors) waived by me without end: a laptop" {
+		t.Errorf("waivers %q", got)
+	}
+	s.Policy[0].Waiver.Until = m.At.AddDate(0, 0, -2)
+	if diff := cmp.Diff(before, Permissions(s, m.At)); diff == "" {
+		t.Error("a waiver that ran out changes nothing")
 	}
 }

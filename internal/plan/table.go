@@ -52,6 +52,9 @@ func (p *Plan) Table() string {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", o.Pool, o.Role, verdict, p50, span, why)
 	}
 	_ = w.Flush()
+	for _, x := range p.Waivers() {
+		fmt.Fprintf(&b, "waiver: %s\n", x)
+	}
 	return trimLines(b.String())
 }
 

@@ -67,6 +67,7 @@ func (r *run) statement() statement {
 		Target:    certificate.Stack{Device: host(r.plan.Target.Device), Engine: servingEngine, Version: r.Version, Precision: precisionOf(r.format()), Format: r.format(), Rounding: r.rounding()},
 		Bound:     append([]certificate.Bound{}, r.bound...),
 		Parity:    certificate.Parity{Candidate: r.verify.KL.Value, Tokens: r.verify.Tokens, SmallestFault: r.verify.Smallest.Text},
+		Waivers:   r.plan.Waivers(),
 		NotRun:    r.notRun(),
 		Untouched: untouched(r),
 		Tiers: map[string]string{

@@ -141,7 +141,7 @@ func planInputs(r *run) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []any{r.spec.Pools, r.spec.Plan, trainWithoutPaths(r.spec.Train), nodes, model, r.label.Dataset.Digest}, nil
+	return []any{r.spec.Pools, r.spec.Plan, trainWithoutPaths(r.spec.Train), nodes, model, r.label.Dataset.Digest, plan.Permissions(r.spec, r.Now())}, nil
 }
 
 // trainWithoutPaths is the recipe with contents in place of paths.
@@ -163,7 +163,7 @@ func actPlan(ctx context.Context, r *run) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	r.plan = plan.Make(r.spec, nodes, plan.Measured{GFLOPS: r.Measure(r.Threads), Model: shape, Tokens: tokens})
+	r.plan = plan.Make(r.spec, nodes, plan.Measured{GFLOPS: r.Measure(r.Threads), Model: shape, Tokens: tokens, At: r.Now()})
 	p := r.plan
 	rejected := 0
 	for _, o := range p.Options {

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
 )
@@ -15,7 +16,8 @@ import (
 // while it is written.
 func Schema() ([]byte, error) {
 	root, err := jsonschema.For[Release](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
-		reflect.TypeFor[Duration](): {Type: "string", Pattern: `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`},
+		reflect.TypeFor[Duration]():  {Type: "string", Pattern: `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`},
+		reflect.TypeFor[time.Time](): {Type: "string", Pattern: `^[0-9]{4}-[0-9]{2}-[0-9]{2}(T.*)?$`},
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("schema of the release file: %w", err)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
@@ -17,14 +18,14 @@ import (
 
 // leaves lists the fields of the Go types as rules name them.
 func leaves(prefix string, t reflect.Type) []string {
-	if t == reflect.TypeFor[Duration]() {
+	if t == reflect.TypeFor[Duration]() || t == reflect.TypeFor[time.Time]() {
 		return []string{prefix}
 	}
 	switch t.Kind() {
 	case reflect.Struct:
 		var all []string
 		for i := range t.NumField() {
-			if name := t.Field(i).Tag.Get("json"); name != "-" {
+			if name := fieldName(t.Field(i)); name != "-" {
 				all = append(all, leaves(strings.TrimPrefix(prefix+"."+name, "."), t.Field(i).Type)...)
 			}
 		}

@@ -8,15 +8,16 @@ type Release struct {
 	Name string `json:"name"`
 	Seed uint64 `json:"seed"`
 
-	Pools   []Pool  `json:"pools"`
-	Label   Label   `json:"label"`
-	Plan    Plan    `json:"plan"`
-	Qualify Qualify `json:"qualify"`
-	Train   Train   `json:"train"`
-	Convert Convert `json:"convert"`
-	Verify  Verify  `json:"verify"`
-	Compare Compare `json:"compare"`
-	Serve   Serve   `json:"serve"`
+	Pools   []Pool   `json:"pools"`
+	Policy  []Clause `json:"policy"`
+	Label   Label    `json:"label"`
+	Plan    Plan     `json:"plan"`
+	Qualify Qualify  `json:"qualify"`
+	Train   Train    `json:"train"`
+	Convert Convert  `json:"convert"`
+	Verify  Verify   `json:"verify"`
+	Compare Compare  `json:"compare"`
+	Serve   Serve    `json:"serve"`
 
 	// Dir is the folder of the file and File its path; both absolute, neither in the file.
 	Dir  string `json:"-"`
@@ -39,6 +40,7 @@ type Pool struct {
 	Name     string        `json:"name"`
 	Vendor   device.Vendor `json:"vendor"`
 	Executor string        `json:"executor"` // default "local"
+	Site     string        `json:"site"`     // where it stands, for the policy; empty = not said
 	Roles    []Role        `json:"roles"`
 }
 

@@ -18,6 +18,7 @@ func (d *decoder) validate(s *Release) {
 	d.required()
 	d.fields("", reflect.ValueOf(*s))
 	d.pools(s)
+	d.policy(s)
 	d.training(s)
 	d.conversion(s)
 	d.serving(s)
@@ -93,7 +94,7 @@ func (d *decoder) fields(path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if name := v.Type().Field(i).Tag.Get("json"); name != "-" {
+			if name := fieldName(v.Type().Field(i)); name != "-" {
 				d.fields(strings.TrimPrefix(path+"."+name, "."), v.Field(i))
 			}
 		}
@@ -210,6 +211,20 @@ func (d *decoder) pools(s *Release) {
 	}
 	if !target {
 		d.add(d.at("pools"), "give a pool the role `target`", "no pool may serve")
+	}
+}
+
+func (d *decoder) policy(s *Release) {
+	seen := map[string]bool{}
+	for i, c := range s.Policy {
+		path := fmt.Sprintf("policy[%d]", i)
+		for _, m := range c.Mistakes(seen) {
+			if c.ID == "" || c.Text == "" { // reported as missing already
+				continue
+			}
+			d.add(d.at(path+m.Field), m.Hint, "%s%s", path, m.What)
+		}
+		seen[c.ID] = true
 	}
 }
 
