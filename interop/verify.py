@@ -59,7 +59,7 @@ class Bench:
             self.dirs[family] = tmp / family
             tiny.write(tiny.build(family, config, rng.getrandbits(32)), self.dirs[family], "bfloat16", "published")
             texts.save(tok, "qwen", self.dirs[family], template)
-        self.dirs["qwen3 rope"] = self.edited("qwen3", rope_theta=800000.0)
+        self.dirs["qwen3 rope"] = self.edited("qwen3", rope_theta=10000.0)
 
     def edited(self, family, **fields):
         """The same weights with other fields in config.json: a planted fault."""
@@ -149,7 +149,7 @@ def vllm_cases(bench):
         ("vLLM, deepseek_v3, float32, default operations", deepseek, ["--dtype", "float32"], deepseek, "fail", "rotary embedding", QUICK),
         ("vLLM, deepseek_v3, float32, no rotary kernel", deepseek, ["--dtype", "float32", *ROTARY], deepseek, "pass", None, QUICK),
         ("vLLM, qwen3, bfloat16", qwen, ["--dtype", "bfloat16"], qwen, "pass", None, QUICK),
-        ("vLLM, qwen3, bfloat16, rope_theta 1e6 read as 8e5", bench.dirs["qwen3 rope"], ["--dtype", "bfloat16"], qwen, "fail", "positions", QUICK),
+        ("vLLM, qwen3, bfloat16, rope_theta 1e6 read as 1e4", bench.dirs["qwen3 rope"], ["--dtype", "bfloat16"], qwen, "fail", "positions", QUICK),
         ("vLLM, qwen3, compressed-tensors W8A8", bench.converted("qwen3", "w8a8-compressed"), ["--dtype", "float32"], qwen, "pass", None, [*QUICK, *QUANTISED]),
     ]
 
@@ -168,7 +168,7 @@ def run_llama(bench, checks):
     for name, directory, form, want, cause, flags in [
         ("llama.cpp, qwen3, float32", qwen, "f32", "pass", None, PREFIXES),
         ("llama.cpp, qwen3, Q8_0", qwen, "gguf-q8_0", "pass", None, [*PREFIXES, *QUANTISED]),
-        ("llama.cpp, qwen3, float32, rope_theta 1e6 read as 8e5", bench.dirs["qwen3 rope"], "f32", "fail", "positions", PREFIXES),
+        ("llama.cpp, qwen3, float32, rope_theta 1e6 read as 1e4", bench.dirs["qwen3 rope"], "f32", "fail", "positions", PREFIXES),
     ]:
         def one():
             with bench.llama(bench.gguf(directory, form)) as server:

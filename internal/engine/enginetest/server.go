@@ -1,6 +1,7 @@
 package enginetest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -52,6 +53,8 @@ const (
 type Server struct {
 	*httptest.Server
 	Model string // default "fake"
+	// MaxModelLen is what /v1/models says; default 4096.
+	MaxModelLen int
 	// Logits gives the natural-log probabilities of the whole vocabulary after
 	// the prefix. Required for prompt_logprobs.
 	Logits func(prefix []int) []float64
@@ -87,7 +90,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /health", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { write(w, map[string]any{"version": "0.0-fake"}) })
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
-		write(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": s.Model, "root": "/fake", "max_model_len": 4096}}})
+		write(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": s.Model, "root": "/fake", "max_model_len": cmp.Or(s.MaxModelLen, 4096)}}})
 	})
 	mux.HandleFunc("POST /tokenize", s.tokenize)
 	mux.HandleFunc("POST /detokenize", s.detokenize)
