@@ -249,7 +249,7 @@ class Bench:
         sequences = [[self.rng.randrange(512) for _ in range(n)] for n in (5, 24, 100, 200)]
         (self.tmp / "job.json").write_text(json.dumps({"top": 5, "steps": 4, "models": {
             f: {"dir": str(d), "sequences": sequences, "prompts": sequences[:1]} for f, d in families.items()}}))
-        output([self.env / "bin/python", HERE / "vllm_score.py", self.tmp / "job.json", self.tmp / "out.json"], 220, env=ENV)
+        output([self.env / "bin/python", HERE / "vllm_score.py", self.tmp / "job.json", self.tmp / "out.json"], 480, env=ENV)
         result = json.loads((self.tmp / "out.json").read_text())
         parts = []
         for f, d in families.items():
