@@ -1,8 +1,8 @@
-# Seven targets, nothing clever. `make test` is what the README says.
+# Eight targets, nothing clever. `make test` is what the README says.
 GO ?= go
 BIN := bin/tarbert
 
-.PHONY: build test lint bench soak arm64 interop
+.PHONY: build test lint bench soak arm64 interop evidence-nvidia
 
 build: ## one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/tarbert
@@ -26,3 +26,7 @@ arm64: ## the model and its kernels under qemu's arm64; says so where qemu is mi
 
 interop: ## against the real tools, pinned (docs/howto/interop.md)
 	./interop/run
+
+evidence-nvidia: ## train, kill, resume and judge on this machine's NVIDIA chip (bench/evidence/README.md)
+	@if command -v $(GO) >/dev/null; then $(MAKE) build; elif [ ! -x $(BIN) ]; then echo "no Go here and no $(BIN): build it elsewhere (make build) and copy it"; exit 3; fi
+	$(or $(PYTHON),python3) bench/evidence/nvidia.py $(BIN)
