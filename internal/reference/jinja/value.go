@@ -3,6 +3,7 @@ package jinja
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"slices"
 )
@@ -67,18 +68,20 @@ func hashable(k Value) (Value, error) {
 	case bool, float64, *big.Int:
 		n := number(x)
 		if f, ok := n.(float64); ok {
+			if math.IsNaN(f) {
+				return f, nil
+			}
 			i, accuracy := big.NewFloat(f).Int(nil)
-			if f != f || accuracy != big.Exact {
+			if accuracy != big.Exact {
 				return f, nil
 			}
 			n = i
 		}
-		if v := whole(n.(*big.Int)); v != nil {
-			if b, ok := v.(*big.Int); ok {
-				return "big " + b.String(), nil
-			}
-			return v, nil
+		v := whole(n.(*big.Int))
+		if b, ok := v.(*big.Int); ok {
+			return "big " + b.String(), nil
 		}
+		return v, nil
 	case nil, int64:
 		return x, nil
 	case string:
