@@ -228,7 +228,7 @@ func partChecks(r *Report, ev *Evidence) []gate.Check {
 		}
 	}
 	if ev.Reverse != nil {
-		rev, more := judgeReverse(ev.Reverse, ev.Seed, ev.failLevel())
+		rev, more := judgeReverse(ev.Reverse, ev.Seed, ev.otherLevel())
 		r.Reverse, checks = rev, append(checks, more...)
 	}
 	return checks

@@ -273,7 +273,7 @@ func judgeReverse(ev *ReverseEvidence, seed uint64, level float64) (*Reverse, []
 
 // reverseFailed says that the reverse test fails the run.
 func (ev *Evidence) reverseFailed() bool {
-	return len(ev.Reverse.Prompts) >= leastPrompts && slices.Contains(rejectedByEBH(ev.Reverse.reverseBets(), ev.failLevel()), true)
+	return len(ev.Reverse.Prompts) >= leastPrompts && slices.Contains(rejectedByEBH(ev.Reverse.reverseBets(), ev.otherLevel()), true)
 }
 
 // poissonE is evidence that more happened than expected: the mean over θ of

@@ -48,9 +48,21 @@ type Bounds struct {
 // weakest one's error is the whole error (Berger 1982).
 const passLevel = alpha / 2
 
-// failLevel is the chance of a false fail in one family of hypotheses: the main
-// part's statistics, its strata, each other part, the reverse test.
-func (ev *Evidence) failLevel() float64 { return alpha / float64(max(ev.Families, 1)) }
+// failLevel is the chance of a false fail in one family of hypotheses. Half of
+// alpha is for the main part's statistics, which most faults show in; its strata,
+// each other part and the reverse test share the rest.
+func (ev *Evidence) failLevel() float64 {
+	switch {
+	case ev.Families <= 1:
+		return alpha
+	case ev.Name == "":
+		return alpha / 2
+	}
+	return ev.otherLevel()
+}
+
+// otherLevel is that of each family but the main part's statistics.
+func (ev *Evidence) otherLevel() float64 { return alpha / 2 / float64(max(ev.Families-1, 1)) }
 
 // pair is a statistic with its bets: one each way per direction.
 type pair struct {

@@ -82,6 +82,8 @@ type signature struct {
 	late         float64 // typical in the judged part's last quarter over that in its first
 	first        float64 // typical at position 1, which sees one token and no attention to choose; 0 = no floor
 	hit          float64 // share of tokens more than ten times their floor
+	spared       float64 // share of tokens nearer than their floor: half, where nothing is wrong
+	middle       float64 // median of the tokens' ratios to their floors
 	seen         float64 // nats by which tokens already in the text moved more than others, beyond the floor's
 	slope        float64 // − 1
 	deltaNLL     float64
@@ -109,13 +111,18 @@ func sign(r *Report, ev *Evidence, n numbers) signature {
 	}
 	slices.Sort(first) // the sum must not depend on the prompts' order
 	s.first = math.Exp(mean(first))
-	var hits float64
+	logs := make([]float64, 0, n.count)
 	for _, p := range n.prompts {
-		for i, kl := range p.Candidate.KL {
-			hits += indicator(kl > 10*(p.Floor.KL[i]+quantileResolution))
+		for i := range p.Candidate.KL {
+			logs = append(logs, meanLogRatio(p.Candidate.KL[i:i+1], p.Floor.KL[i:i+1]))
 		}
 	}
-	s.hit = hits / float64(n.count)
+	slices.Sort(logs)
+	for _, x := range logs {
+		s.hit += indicator(x > math.Log(10)) / float64(n.count)
+		s.spared += indicator(x < 0) / float64(n.count)
+	}
+	s.middle = math.Exp(quantileAt(logs, 0.5))
 	if r.Seen != nil {
 		s.seen = r.Seen.Value
 	}
@@ -146,8 +153,8 @@ func (s signature) String() string {
 	if !s.floor {
 		return fmt.Sprintf("mean %.3g nats, median %.3g nats, p99/p50 %.3g, late/early %.3g (no floor); %s", s.mean, s.median, s.tail, s.late, tail)
 	}
-	return fmt.Sprintf("mean %.3g×, typical %.3g×, median %.3g×, p99/p50 %.3g× the floor's, %.0f %% of tokens over 10×; late/early %.3g, first token %.3g×, seen tokens %+.3g nats; %s",
-		s.mean, s.typical, s.median, s.tail, 100*s.hit, s.late, s.first, s.seen, tail)
+	return fmt.Sprintf("mean %.3g×, typical %.3g×, median token %.3g×, median %.3g×, p99/p50 %.3g× the floor's, %.0f %% of tokens over 10×, %.0f %% nearer than it; late/early %.3g, first token %.3g×, seen tokens %+.3g nats; %s",
+		s.mean, s.typical, s.middle, s.median, s.tail, 100*s.hit, 100*s.spared, s.late, s.first, s.seen, tail)
 }
 
 // Cause is a guess from the signature: where to look first, not a finding.
@@ -175,17 +182,21 @@ func (s signature) causes() []Cause {
 	even := math.Abs(s.slope) > 0.02 && s.top1 > 0.98 && s.tail < 0.5
 	// A penalty lowers what was seen; damage flattens, which raises it.
 	penalised := s.seen < -0.02 && s.raw < 0.05 && s.tail < 2
-	single := s.floor && s.hit < 0.35 && s.mean > 1.4*s.typical && s.mean > 1.4
+	// Some tokens far off and the others not: the mean of the log ratios is above
+	// their median, or the mean divergence far above a typical one.
+	single := s.floor && s.typical > 1.1 && (s.hit < 0.6 && s.typical > 1.12*s.middle || s.hit < 0.35 && s.mean > 1.4*max(s.typical, 1))
 	noisy := s.floor && s.typical > 1.1 && s.tail < 2 && math.Abs(s.slope) < 0.003 && s.late < 3 && s.late > 0.6
 	add(penalised, "a penalty, a logit bias or banned tokens", "tokens already in the text moved by %+.3f nats against the others", s.seen)
 	add(even, "logits are scaled: temperature, processed log-probabilities, a soft cap, or the final norm", "slope %+.3f, evenly over all tokens", s.slope)
 	add(before, "the start of the text: BOS missing or doubled, a system prompt, the template", "the first token is %.3g× off, a typical one %.3g×", s.first, s.typical)
-	add(attention, "positions or attention: the rotary embedding (RoPE base, scaling, interleaving, its kernel), the mask or scale, a query or key matrix, a context window",
+	add(attention && !single, "positions or attention: the rotary embedding (RoPE base, scaling, interleaving, its kernel), the mask or scale, a query or key matrix, a context window",
 		"exact after one token (%.3g×), %.3g× on a typical one, late tokens %.3g× as far as early ones", s.first, s.typical, s.late)
 	add(single, "few tokens are hit hard: one expert, block or row damaged or swapped, router ties, overflow",
 		"%.0f %% of tokens over 10× their floor, mean %.3g×, typical %.3g×", 100*s.hit, s.mean, s.typical)
 	add(gross && !attention, "wrong weights as a whole: a norm, the head, a dtype read as another, layers or shards out of order",
 		"mean KL %.2g nats, top-1 %.0f %%", s.raw, 100*s.top1)
+	add(attention && single, "positions or attention: the rotary embedding (RoPE base, scaling, interleaving, its kernel), the mask or scale, a query or key matrix, a context window",
+		"exact after one token (%.3g×), %.3g× on a typical one", s.first, s.typical)
 	add(noisy && !attention && !single, "noise everywhere alike: quantisation to 8 or 6 bits, another rounding, a slightly stale matrix",
 		"typical %.3g×, %.0f %% of tokens over 10×, not scaled", s.typical, 100*s.hit)
 	add(s.floor && s.hit > 0.2 && !even, "every token is off: a damaged layer or matrix, 4-bit weights, routing weights, a stale checkpoint",

@@ -88,7 +88,7 @@ func strata(ev *Evidence) []Stratum {
 	for i := range out {
 		e[i] = out[i].Beyond
 	}
-	for i, rejected := range rejectedByEBH(e, ev.failLevel()) {
+	for i, rejected := range rejectedByEBH(e, ev.otherLevel()) {
 		out[i].Outside = rejected
 	}
 	return out

@@ -285,11 +285,14 @@ type found struct {
 	report  *verify.Report
 }
 
-// named is the rank at which a cause was named; 0 = not.
+// named is the rank at which a cause, or one of several with | between them,
+// was named; 0 = not.
 func (r found) named(cause string) int {
 	for i, c := range r.causes {
-		if cause != "" && strings.Contains(c.Name, cause) {
-			return i + 1
+		for one := range strings.SplitSeq(cause, "|") {
+			if one != "" && strings.Contains(c.Name, one) {
+				return i + 1
+			}
 		}
 	}
 	return 0

@@ -28,7 +28,7 @@ type Fault struct {
 	Text func(string) string
 	// StandIn, if set, says what the planted change imitates.
 	StandIn string
-	// Cause is part of the cause that should be named.
+	// Cause is part of the cause that should be named; | separates alternatives.
 	Cause string
 	// Unseen, if set, is why the fault need not be found.
 	Unseen string
@@ -180,7 +180,7 @@ func weightFaults() []Fault {
 				}
 			}
 		}, layer2, "o_proj")},
-		{Number: 10, Name: "edge block has its neighbour's scale", Cause: few, Weights: first(func(t *Tensor) {
+		{Number: 10, Name: "edge block has its neighbour's scale", Cause: few + "|" + allTokens, Weights: first(func(t *Tensor) {
 			for i := range t.Rows() {
 				row := t.Row(i)
 				edge, before := row[len(row)-32:], row[len(row)-64:len(row)-32]
@@ -273,7 +273,7 @@ func expertFaults() []Fault {
 					t.Data[i] = tensor.FromBF16(tensor.ToBF16(v))
 				}
 			}, "mlp.gate.weight")},
-		{Number: 7, Name: "e_score_correction_bias missing", Cause: few, Weights: every(zero, "e_score_correction_bias")},
+		{Number: 7, Name: "e_score_correction_bias missing", Cause: allTokens, Weights: every(zero, "e_score_correction_bias")},
 		{Number: 7, Name: "routing weights not normalised", Cause: allTokens, Config: set("norm_topk_prob", false)},
 		{Number: 7, Name: "routed_scaling_factor 1.25", Cause: allTokens, Config: set("routed_scaling_factor", 1.25)},
 		{Number: 7, Name: "one expert a token instead of two", Cause: allTokens, Config: set("num_experts_per_tok", 1)},

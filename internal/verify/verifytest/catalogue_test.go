@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -164,7 +165,7 @@ func plantAll(t *testing.T, b *bench, p *peers, r *rand.Rand) {
 	began, only := time.Now(), os.Getenv("TARBERT_FAULT")
 	sum, table, cost := score{numbers: map[int]bool{}}, newTable(), map[string]int{}
 	for _, f := range append([]verifytest.Fault{{Name: "none"}}, verifytest.Catalogue(b.config)...) {
-		if only != "" && f.Name != only {
+		if ok, err := regexp.MatchString(only, f.Name); !ok || err != nil {
 			continue
 		}
 		got := b.try(t, f)

@@ -2,7 +2,9 @@ package verifytest
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -22,7 +24,8 @@ func Chip(seed uint64) (func(Weights) error, func(map[string]any)) {
 	}
 	stream := draw("stream")
 	return func(w Weights) error {
-			for name, t := range w {
+			for _, name := range slices.Sorted(maps.Keys(w)) { // products round, so their order counts
+				t := w[name]
 				if layer, latent := strings.CutSuffix(name, "self_attn.kv_b_proj.weight"); latent {
 					if err := chipHeads(w, layer, draw); err != nil {
 						return err
