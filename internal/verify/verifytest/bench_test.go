@@ -365,8 +365,9 @@ func (b *bench) tryText(f verifytest.Fault) found {
 	return out
 }
 
-// meanKL is the candidate's mean divergence from the reference, not clipped.
-func (b *bench) meanKL(t testing.TB, candidate *verifytest.Engine) float64 {
+// meanKL is the candidate's mean divergence from the reference, not clipped, and
+// the number of tokens it is over.
+func (b *bench) meanKL(t testing.TB, candidate *verifytest.Engine) (kl float64, tokens int) {
 	t.Helper()
 	in := b.input(t, candidate, nil, nil)
 	in.Sequential, in.Strata, in.Decode, in.Reverse = false, nil, verify.DecodeOptions{}, verify.ReverseOptions{}
@@ -375,5 +376,5 @@ func (b *bench) meanKL(t testing.TB, candidate *verifytest.Engine) float64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r.KL.Value
+	return r.KL.Value, r.Tokens
 }

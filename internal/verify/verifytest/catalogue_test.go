@@ -2,7 +2,6 @@ package verifytest_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"regexp"
 	"slices"
@@ -80,28 +79,12 @@ func specimenBench(t testing.TB, s verifytest.Specimen, offset, count int) *benc
 	return b
 }
 
-// TestSoakCatalogue plants every fault, and asks the peers about the same
-// deployments in the same run.
 func TestSoakCatalogue(t *testing.T) {
 	if os.Getenv("TARBERT_SOAK") == "" {
 		t.Skip("set TARBERT_SOAK=1 to plant every fault")
 	}
-	c, err := verifytest.ReadCorpus()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, s := range specimens() {
-		t.Run(s.Name, func(t *testing.T) {
-			b := specimenBench(t, s, int(s.Seed)*64, 64)
-			r := rand.New(rand.NewPCG(s.Seed, 6))
-			if os.Getenv("TARBERT_DEVELOP") != "" {
-				plantAll(t, b, nil, r)
-				return
-			}
-			p := newPeers(t, b, c.HeldOut[2500:2500+4*questions])
-			plantAll(t, b, p, r)
-			honestPeers(t, b, p, r)
-		})
+		t.Run(s.Name, func(t *testing.T) { plantAll(t, specimenBench(t, s, int(s.Seed)*64, 64)) })
 	}
 }
 
@@ -161,9 +144,10 @@ func (x *score) log(t *testing.T, took time.Duration) {
 	t.Logf("not found: %s", strings.Join(x.missed, "; "))
 }
 
-func plantAll(t *testing.T, b *bench, p *peers, r *rand.Rand) {
+// plantAll plants every fault whose name matches TARBERT_FAULT.
+func plantAll(t *testing.T, b *bench) {
 	began, only := time.Now(), os.Getenv("TARBERT_FAULT")
-	sum, table, cost := score{numbers: map[int]bool{}}, newTable(), map[string]int{}
+	sum := score{numbers: map[int]bool{}}
 	for _, f := range append([]verifytest.Fault{{Name: "none"}}, verifytest.Catalogue(b.config)...) {
 		if ok, err := regexp.MatchString(only, f.Name); !ok || err != nil {
 			continue
@@ -180,19 +164,6 @@ func plantAll(t *testing.T, b *bench, p *peers, r *rand.Rand) {
 			continue
 		}
 		sum.add(f, got)
-		if f.Unseen != "" || f.Text != nil || p == nil {
-			continue // not to be seen, or nothing that token-id prompts show
-		}
-		candidate, _, _ := b.plant(t, f) // what is asked one request at a time
-		w := p.ask(t, candidate, 2)
-		table.add(f, got.verdict == gate.Fail, p.accepts(w, upTo(64), upTo(questions), upTo(sampledPrompts), b.meanKL(t, candidate), r))
-		cost["ours"] += got.tokens
-		for name, n := range w.tokens {
-			cost[name] += n
-		}
 	}
 	sum.log(t, time.Since(began))
-	if table.n > 0 {
-		table.log(t, cost)
-	}
 }

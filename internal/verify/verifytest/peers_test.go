@@ -3,10 +3,13 @@ package verifytest_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"tarbert/internal/gate"
 	"tarbert/internal/verify/verifytest"
 )
 
@@ -43,7 +46,7 @@ type peers struct {
 	cloze     [][]int // prompts of questions
 	answers   [][]int
 	reference written
-	repeat    float64 // F1 of the reference's finishes with its own, another seed
+	repeat    float64 // mean F1 of the reference's finishes with its own at other seeds
 }
 
 func newPeers(t testing.TB, b *bench, texts []verifytest.Text) *peers {
@@ -58,7 +61,10 @@ func newPeers(t testing.TB, b *bench, texts []verifytest.Text) *peers {
 		p.cloze, p.answers = append(p.cloze, whole[:at]), append(p.answers, whole[at:at+answerLength])
 	}
 	p.reference = p.ask(t, b.floor.Engine, 1)
-	p.repeat = verifytest.F1(p.reference.finished, p.finishes(t, b.floor.Engine, 500))
+	const repeats = 4
+	for i := range uint64(repeats) {
+		p.repeat += verifytest.F1(p.reference.finished, p.finishes(t, b.floor.Engine, 500+100*i)) / repeats
+	}
 	return p
 }
 
@@ -147,6 +153,46 @@ func upTo(n int) []int {
 	return out
 }
 
+// TestSoakPeers plants every fault for ours and asks the peers about the same
+// deployments in the same run, then asks them about honest ones.
+func TestSoakPeers(t *testing.T) {
+	if os.Getenv("TARBERT_SOAK") == "" {
+		t.Skip("set TARBERT_SOAK=1 to ask the peers about every fault")
+	}
+	c, err := verifytest.ReadCorpus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range specimens() {
+		t.Run(s.Name, func(t *testing.T) {
+			b := specimenBench(t, s, int(s.Seed)*64, 64)
+			r := rand.New(rand.NewPCG(s.Seed, 6))
+			p := newPeers(t, b, c.HeldOut[2500:2500+questions])
+			honestPeers(t, b, p, r)
+			table, cost := newTable(), map[string]int{}
+			for _, f := range verifytest.Catalogue(b.config) {
+				if ok, err := regexp.MatchString(os.Getenv("TARBERT_FAULT"), f.Name); !ok || err != nil {
+					continue
+				}
+				if f.Unseen != "" || f.Text != nil {
+					continue // not to be seen, or nothing that token-id prompts show
+				}
+				got := b.try(t, f)
+				candidate, _, _ := b.plant(t, f) // what is asked one request at a time
+				w := p.ask(t, candidate, 2)
+				kl, tokens := b.meanKL(t, candidate)
+				table.add(f, got.verdict == gate.Fail, p.accepts(w, upTo(64), upTo(questions), upTo(sampledPrompts), kl, r))
+				cost["ours"] += got.tokens
+				cost["KL 5e-3"] += tokens
+				for name, n := range w.tokens {
+					cost[name] += n
+				}
+			}
+			table.log(t, cost)
+		})
+	}
+}
+
 // honestPeers counts how often the peers refuse honest chips: prompts,
 // questions and prompts of samples drawn with replacement from those asked.
 func honestPeers(t *testing.T, b *bench, p *peers, r *rand.Rand) {
@@ -157,7 +203,7 @@ func honestPeers(t *testing.T, b *bench, p *peers, r *rand.Rand) {
 		own.chip = 900 + chip
 		e := own.candidate(t, own.dir, nil, nil)
 		w := p.ask(t, e, 3+chip)
-		kl := own.meanKL(t, e)
+		kl, _ := own.meanKL(t, e)
 		for range draws {
 			draw := func(n, of int) []int {
 				out := make([]int, n)

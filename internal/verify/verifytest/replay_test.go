@@ -118,9 +118,9 @@ func (x tally) log(t testing.TB, name string) {
 }
 
 const (
-	bankPrompts = 512
+	bankPrompts = 256
 	runPrompts  = 64
-	honestChips = 8
+	honestChips = 6
 )
 
 // Honest deployments fail in at most one run of a hundred.
@@ -153,7 +153,7 @@ func TestSoakHonestReplays(t *testing.T) {
 				if into = &resampled; d.w8a8 {
 					into = &quantised
 				}
-				for range 40 {
+				for range 30 {
 					into.add(ev.Replay(runPrompts, r))
 				}
 			}
