@@ -71,3 +71,22 @@ type Executor interface {
 	// It returns when nothing of the task is left. Stopping twice is no error.
 	Stop(ctx context.Context, name string, grace time.Duration) error
 }
+
+// Process is one process of a running task.
+type Process struct {
+	Pid     int    `json:"pid"`
+	Start   uint64 `json:"start"` // with Pid, names the process for good
+	Command string `json:"command"`
+	Stopped bool   `json:"stopped"` // by a signal or a debugger: it lives and does nothing
+}
+
+// Inspector is what an executor may offer besides: a look inside a task that
+// runs. Where there is none, what it would tell is unknown.
+type Inspector interface {
+	// Processes lists the living processes of the task, the task's own first.
+	Processes(ctx context.Context, name string) ([]Process, error)
+	// Dump writes where every process of the task is: stacks by py-spy where it
+	// is installed, else what a SIGABRT makes the process print. The task is as
+	// good as dead afterwards, and the caller ends it.
+	Dump(ctx context.Context, name string, w io.Writer) error
+}
