@@ -2,10 +2,13 @@ package checkpoint
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"tarbert/internal/tensor"
 )
@@ -84,4 +87,65 @@ func firstNonFinite(b []byte, d tensor.DType) int {
 		}
 	}
 	return -1
+}
+
+// Loadable proves that a trainer can load a checkpoint: config.json is one JSON
+// object, every moment of the optimizer belongs to a weight and has its shape,
+// and a weight with one moment has both.
+func Loadable(dir string) error {
+	b, err := readCapped(filepath.Join(dir, "config.json"))
+	if err == nil {
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(b, &object); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(dir, "config.json"), err)
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	weights, err := tensor.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	shapes := map[string][]int64{}
+	for _, info := range weights.Infos() {
+		shapes[info.Name] = info.Shape
+	}
+	if err := weights.Close(); err != nil {
+		return err
+	}
+	moments, err := tensor.Open(filepath.Join(dir, "optimizer.safetensors"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a model without the means to resume
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(pairs(moments, shapes), moments.Close())
+}
+
+func pairs(moments *tensor.File, shapes map[string][]int64) error {
+	found := map[string]int{}
+	for _, info := range moments.Infos() {
+		name, first := strings.CutPrefix(info.Name, "exp_avg.")
+		if !first {
+			var second bool
+			if name, second = strings.CutPrefix(info.Name, "exp_avg_sq."); !second {
+				continue // another optimizer's own
+			}
+		}
+		shape, known := shapes[name]
+		if !known {
+			return fmt.Errorf("%s: tensor %q: there is no weight %q", moments.Path(), info.Name, name)
+		}
+		if !slices.Equal(shape, info.Shape) {
+			return fmt.Errorf("%s: tensor %q has shape %v, its weight %v", moments.Path(), info.Name, info.Shape, shape)
+		}
+		found[name]++
+	}
+	for name, n := range found {
+		if n != 2 {
+			return fmt.Errorf("%s: weight %q has one moment of two", moments.Path(), name)
+		}
+	}
+	return nil
 }

@@ -88,6 +88,26 @@ func Newest(root string) (dir string, skipped []Skipped, err error) {
 	return "", skipped, nil
 }
 
+// Remove removes one checkpoint. It is renamed first, so that it is never seen
+// half gone. One that is not there is no error.
+func Remove(dir string) error {
+	root := filepath.Dir(dir)
+	trash, err := os.MkdirTemp(root, trashPrefix)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove checkpoint: %w", err)
+	}
+	if err := os.Rename(dir, filepath.Join(trash, filepath.Base(dir))); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(fmt.Errorf("remove checkpoint: %w", err), os.Remove(trash))
+	}
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("remove checkpoint: %w", err)
+	}
+	return nil
+}
+
 // Prune removes the checkpoints under root that keep does not want, and what
 // dead writers left. The one of the highest step stays whatever keep says. Each
 // is renamed before it is removed, so that none is ever seen half gone.

@@ -222,8 +222,8 @@ func actTrain(ctx context.Context, r *run) (outcome, error) {
 		return outcome{}, err
 	}
 	rep, err := train.Run(ctx, train.Input{
-		Release: r.taskPrefix(), Recipe: r.recipe(), Dir: r.stageDir, Argv: argv, Env: r.deviceEnv(r.plan.Train.Device),
-		Executor: ex, Now: r.Now, Progress: r.Progress,
+		Release: r.taskPrefix(), Recipe: r.recipe(), Dir: r.stageDir, Now: r.Now, Progress: r.Progress,
+		Pool: train.Pool{Name: r.plan.Train.Pool, Argv: argv, Env: r.deviceEnv(r.plan.Train.Device), Executor: ex},
 	})
 	if err != nil {
 		return outcome{}, err
@@ -233,7 +233,7 @@ func actTrain(ctx context.Context, r *run) (outcome, error) {
 	if n := len(rep.Attempts); n > 1 {
 		line += fmt.Sprintf(" · %d attempts", n)
 	}
-	out := outcome{report: rep, gate: rep.Gate, line: line}
+	out := outcome{report: rep, gate: rep.Gate, line: line, text: rep.Text()}
 	if rep.Final != "" {
 		out.binds = append(out.binds, binding{"checkpoint", rep.Final})
 	}

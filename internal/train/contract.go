@@ -18,6 +18,20 @@ type event struct {
 	Step  int    `json:"step"`
 	Name  string `json:"name"` // of a section
 	Dir   string `json:"dir"`  // of a checkpoint
+	// Optional: what a step was made of, and who took how long for it.
+	Data     string          `json:"data"`
+	Adjusted string          `json:"adjusted"`
+	Seconds  json.RawMessage `json:"rank_seconds"`
+	// Optional: processes, chips, the trainer's own recovery.
+	Rank int    `json:"rank"`
+	Pid  int    `json:"pid"`
+	Chip string `json:"chip"`
+	Code string `json:"code"`
+	Text string `json:"text"`
+	Rung Rung   `json:"rung"`
+	// Of a replayed batch.
+	Batch  int             `json:"batch"`
+	Layers json.RawMessage `json:"layers"`
 	// values are all other numbers of the line, by name: "loss", "reward", …
 	values map[string]float64
 	// bad names the first number that is NaN or infinite.
@@ -35,6 +49,30 @@ func toFloat(v any) float64 {
 		return math.NaN()
 	}
 	return x
+}
+
+// rankSeconds is each rank's own time, or nil: what cannot be read is not there.
+func (e event) rankSeconds() []float64 {
+	var seconds []float64
+	if len(e.Seconds) == 0 || json.Unmarshal(e.Seconds, &seconds) != nil {
+		return nil
+	}
+	return seconds
+}
+
+// replay is a replayed batch.
+func (e event) replay() (Replay, error) {
+	r := Replay{Batch: e.Batch, Loss: math.NaN(), GradNorm: math.NaN(), Tokens: int(e.values["tokens"])}
+	if v, ok := e.values["loss"]; ok {
+		r.Loss = v
+	}
+	if v, ok := e.values["grad_norm"]; ok {
+		r.GradNorm = v
+	}
+	if err := json.Unmarshal(e.Layers, &r.Layers); err != nil {
+		return r, fmt.Errorf("replay of batch %d: layers: %w", e.Batch, err)
+	}
+	return r, nil
 }
 
 // Python's json writes these bare words; JSON has no such values.
@@ -64,7 +102,7 @@ func parseEvent(line []byte) (event, error) {
 	e.values = map[string]float64{}
 	for name, v := range all {
 		switch name {
-		case "event", "step", "name", "dir":
+		case "event", "step", "name", "dir", "data", "adjusted", "rank", "pid", "chip", "code", "text", "rung":
 			continue
 		}
 		watched := name == "loss" || name == "grad_norm"

@@ -3,6 +3,7 @@ package train
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,13 @@ func TestDecide(t *testing.T) {
 		{"exit 0 too early", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: Early, Saved: 5}}, NewestStep: 5, NewestDir: "c5"}, Start, "c5"},
 		{"crash loop", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{crashed(1, 0, 5), crashed(2, 5, 5), crashed(3, 5, 5), crashed(4, 5, 5)}, NewestStep: 5}, Stop, ""},
 		{"progress clears the count", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{crashed(1, 0, 0), crashed(2, 0, 0), crashed(3, 0, 2), crashed(4, 2, 2)}, NewestStep: 2, NewestDir: "c2"}, Start, "c2"},
-		{"not a number", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: NotFinite, Saved: 5}}, NewestStep: 5}, Stop, ""},
+		{"not a number, once: it may have been the chip", Snapshot{Target: 10, Limit: 3, Wide: 2, Attempts: []Attempt{{Phase: Ended, Outcome: NotFinite, From: 6, Saved: 5}}, NewestStep: 5, NewestDir: "c5"}, Start, "c5"},
+		{"not a number, whatever was tried", Snapshot{Target: 10, Limit: 3, Wide: 2, Attempts: slices.Repeat([]Attempt{{Phase: Ended, Outcome: NotFinite, From: 6, ResumeStep: 5, Saved: 5}}, 4), NewestStep: 5}, Stop, ""},
+		{"a spike is left out first", Snapshot{Target: 10, Limit: 3, Wide: 2, Attempts: []Attempt{{Phase: Ended, Outcome: Spiked, From: 6, Saved: 5}}, NewestStep: 5, NewestDir: "c5"}, Start, "c5"},
+		{"a spike that stays", Snapshot{Target: 10, Limit: 3, Wide: 2, Attempts: slices.Repeat([]Attempt{{Phase: Ended, Outcome: Spiked, From: 6, ResumeStep: 5, Saved: 5}}, 3), NewestStep: 5}, Stop, ""},
+		{"two checkpoints that do not go on", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Number: 2, Phase: Ended, Outcome: BadResume, Saved: 4}, {Number: 3, Phase: Ended, Outcome: BadResume, Saved: 2}}, NewestStep: 2}, Stop, ""},
+		{"too few chips", Snapshot{Target: 10, Limit: 3, Need: 8, Free: 7, Cordoned: "7 (Xid 79)", NewestStep: -1}, Stop, ""},
+		{"faults of the program", Snapshot{Target: 10, Limit: 3, Program: "on two chips at once", Attempts: []Attempt{{Phase: Ended, Outcome: ChipFailed, Saved: 5}}, NewestStep: 5}, Stop, ""},
 		{"an interruption neither counts nor clears", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{crashed(1, 0, 0), crashed(2, 0, 0), {Phase: Ended, Outcome: Interrupted}, crashed(4, 0, 0)}, NewestStep: 0}, Stop, ""},
 		{"an interruption is no failure", Snapshot{Target: 10, Limit: 1, Attempts: []Attempt{{Phase: Ended, Outcome: Interrupted, Saved: -1}}, NewestStep: -1}, Start, ""},
 		{"asked not to be restarted", Snapshot{Target: 10, Limit: 3, Attempts: []Attempt{{Phase: Ended, Outcome: DoNotRetry, Saved: 5}}, NewestStep: 5}, Stop, ""},
@@ -87,9 +94,9 @@ func TestJudge(t *testing.T) {
 		{"killed", ending{status: killed}, Crashed, "killed"},
 		{"crashed", ending{status: executor.Status{ExitCode: 7, Reason: "because"}}, Crashed, "exit code 7, because"},
 		{"exit code 93", ending{status: executor.Status{ExitCode: 93}}, DoNotRetry, "93"},
-		{"not finite wins", ending{status: exited, done: true, step: 10, notFinite: "loss is not finite at step 3"}, NotFinite, "step 3"},
-		{"interrupted", ending{status: killed, interrupted: true}, Interrupted, "interrupted"},
-		{"done before it could be interrupted", ending{status: killed, done: true, step: 10, interrupted: true}, Done, "step 10"},
+		{"not finite wins", ending{status: exited, done: true, step: 10, trouble: &trouble{Outcome: NotFinite, Reason: "loss is not finite at step 3"}}, NotFinite, "step 3"},
+		{"interrupted", ending{status: killed, trouble: &trouble{Outcome: Interrupted, Reason: "interrupted"}}, Interrupted, "interrupted"},
+		{"done before it could be interrupted", ending{status: killed, done: true, step: 10, trouble: &trouble{Outcome: Interrupted}}, Done, "step 10"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -123,11 +130,16 @@ func TestLedgerIsClosed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		start := time.Unix(1e9, 0)
 		now, latest := start, start
-		c := newClock(now)
+		c := newClock(now, 3, 2)
+		held, devices := 3, 0.0
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
 			now = now.Add(time.Duration(rapid.IntRange(-500, 5000).Draw(t, "ms")) * time.Millisecond)
 			step := rapid.IntRange(0, 5).Draw(t, "step")
-			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			if now.After(latest) {
+				devices += now.Sub(latest).Seconds() * float64(held)
+				latest = now
+			}
+			switch rapid.IntRange(0, 7).Draw(t, "what") {
 			case 0, 1, 2:
 				c.enter(classOf(rapid.SampledFrom([]string{"setup", "step", "checkpoint", "rollout", "eval", "odd"}).Draw(t, "section"), 1+step), now)
 			case 3:
@@ -135,6 +147,11 @@ func TestLedgerIsClosed(t *testing.T) {
 			case 4:
 				c.enter(classRecovery, now)
 				c.rewind(step)
+			case 6:
+				c.hung(time.Duration(rapid.IntRange(0, 9000).Draw(t, "silent"))*time.Millisecond, now)
+			case 7:
+				c.hold(step+1, 2, now)
+				held = step + 1
 			case 5: // the supervisor died and came back: everything goes through the file
 				b, err := json.Marshal(c)
 				if err != nil {
@@ -144,21 +161,20 @@ func TestLedgerIsClosed(t *testing.T) {
 				if err := json.Unmarshal(b, &c); err != nil {
 					t.Fatal(err)
 				}
-				c.Current = classSupervision
-				c.tick(now)
-			}
-			if now.After(latest) {
-				latest = now
+				c.absent(now)
 			}
 		}
 		c.enter(classSupervision, now)
 		l := c.ledger()
 		sum := 0.0
 		for class, s := range l.Classes {
-			if s < 0 {
-				t.Fatalf("%s has %v s", class, s)
+			if s < 0 || l.Devices[class] < 0 || l.Money[class] < -1e-9 {
+				t.Fatalf("%s has %v s, %v device-seconds, %v money", class, s, l.Devices[class], l.Money[class])
 			}
 			sum += s
+		}
+		if math.Abs(l.DeviceSeconds-devices) > 1e-5 || math.Abs(l.MoneyTotal-devices/3600*2) > 1e-6 {
+			t.Fatalf("%v device-seconds, %v money; want %v device-seconds", l.DeviceSeconds, l.MoneyTotal, devices)
 		}
 		if want := latest.Sub(start).Seconds(); math.Abs(l.Wall-want) > 1e-6 || math.Abs(sum-want) > 1e-6 {
 			t.Fatalf("wall %v s and classes %v s of %v s: %v", l.Wall, sum, want, l.Classes)
@@ -168,7 +184,7 @@ func TestLedgerIsClosed(t *testing.T) {
 
 func TestLostWorkIsWhatIsDoneAgain(t *testing.T) {
 	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
-	c := newClock(at(0))
+	c := newClock(at(0), 2, 1)
 	c.enter(classSetup, at(0))
 	c.enter(classStep, at(2))         // 2 s of setup
 	c.mark(5, at(12))                 // 10 s of steps are safe

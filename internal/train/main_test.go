@@ -54,8 +54,9 @@ func input(dir, script string) Input {
 	ex := local.New(filepath.Join(dir, "tasks"), self("shim"), time.Now)
 	ex.Interval = 5 * time.Millisecond
 	return Input{
-		Release: "r-1", Recipe: r, Dir: filepath.Join(dir, "stage"), Argv: self("trainer", script, dir),
-		Executor: ex, Now: time.Now, Poll: 5 * time.Millisecond,
+		Release: "r-1", Recipe: r, Dir: filepath.Join(dir, "stage"),
+		Pool: Pool{Name: "a", Argv: self("trainer", script, dir), Executor: ex},
+		Now:  time.Now, Poll: 5 * time.Millisecond, Limits: Limits{Floor: time.Minute},
 	}
 }
 

@@ -33,9 +33,20 @@ type Report struct {
 	Skipped      []checkpoint.Skipped `json:"skipped,omitempty"`
 	Malformed    int                  `json:"malformed_events"`
 	// Torn counts attempts whose last line of events was not finished, as a kill leaves it.
-	Torn     int         `json:"torn_events"`
-	FirstBad string      `json:"first_malformed,omitempty"`
-	Gate     gate.Result `json:"gate"`
+	Torn     int    `json:"torn_events"`
+	FirstBad string `json:"first_malformed,omitempty"`
+	// Pool is where the run ended, Moves how it came there.
+	Pool   string  `json:"pool,omitempty"`
+	Moves  []Move  `json:"moves,omitempty"`
+	Alarms []Alarm `json:"alarms,omitempty"`
+	// Good is the newest checkpoint that counted, Proven the newest whose resumed loss matched.
+	Good     *Kept             `json:"last_good,omitempty"`
+	Proven   *Kept             `json:"last_proven,omitempty"`
+	Interval Interval          `json:"interval"`
+	Faults   []ChipFault       `json:"faults,omitempty"`
+	Cordoned map[string]string `json:"cordoned,omitempty"`
+	Adjust   Adjust            `json:"adjust"`
+	Gate     gate.Result       `json:"gate"`
 }
 
 // Series is a number over the steps.
@@ -71,7 +82,11 @@ func readHistory(attempts []Attempt, target int) (*history, error) {
 				break
 			}
 			for _, e := range events {
-				h.take(t, e, target)
+				if e.Step > target {
+					t.reject([]byte(e.Event), fmt.Errorf("step %d of %d", e.Step, target))
+					continue
+				}
+				h.take(e)
 			}
 		}
 		h.malformed += t.malformed
@@ -85,11 +100,7 @@ func readHistory(attempts []Attempt, target int) (*history, error) {
 	return h, nil
 }
 
-func (h *history) take(t *tail, e event, target int) {
-	if e.Step > target {
-		t.reject([]byte(e.Event), fmt.Errorf("step %d of %d", e.Step, target))
-		return
-	}
+func (h *history) take(e event) {
 	switch e.Event {
 	case "step":
 		h.values[e.Step] = e.values
@@ -151,6 +162,8 @@ func (s *supervisor) finish(d Decision, skipped []checkpoint.Skipped) (*Report, 
 		Supervisors: s.state.Supervisors,
 		Series:      h.series(), Skipped: skipped, Malformed: h.malformed, Torn: h.torn, FirstBad: h.firstBad,
 		Final: d.Resume, Steps: d.Step,
+		Pool: s.pool().Name, Moves: s.state.Moves, Alarms: s.state.Alarms, Good: s.state.Good, Proven: s.state.Proven,
+		Interval: s.interval(), Faults: s.state.Faults, Cordoned: s.state.Cordoned, Adjust: s.state.Adjust,
 	}
 	for _, v := range h.values {
 		r.Tokens += int64(v["tokens"])
@@ -172,7 +185,7 @@ func (s *supervisor) finish(d Decision, skipped []checkpoint.Skipped) (*Report, 
 		}
 	}
 	r.Gate = verdict(d, r, len(h.values))
-	s.state.Clock.enter(classSupervision, s.Now())
+	s.state.Clock.enter(classSupervision, s.now())
 	r.Ledger = s.state.Clock.ledger()
 	if busy := r.Ledger.Classes[classStep] + r.Ledger.Classes[classRollout]; busy > 0 {
 		r.TokensPerSecond = float64(r.Tokens) / busy
@@ -188,6 +201,10 @@ func verdict(d Decision, r *Report, observed int) gate.Result {
 	if d.Action != Finish {
 		return gate.Of(finished)
 	}
+	if last := r.Attempts[len(r.Attempts)-1]; last.Outcome == Unproven {
+		finished.Verdict, finished.Detail = gate.Inconclusive, d.Reason+": speak the contract, or write a portable checkpoint, so that its result can be proven"
+		return gate.Of(finished)
+	}
 	finished.Verdict = gate.Pass
 	losses := gate.Check{Name: "finite", Verdict: gate.Pass, Detail: fmt.Sprintf("loss and gradient norm of %d steps are finite, and so is every tensor of the last checkpoint", observed)}
 	if observed == 0 {
@@ -198,15 +215,29 @@ func verdict(d Decision, r *Report, observed int) gate.Result {
 
 // lastOfStage is the newest good checkpoint of a recipe stage, or empty.
 func (s *supervisor) lastOfStage(stage string) (string, error) {
-	entries, err := checkpoint.List(checkpointDir(s.Dir))
+	all, err := s.candidates()
 	if err != nil {
 		return "", err
 	}
-	for _, e := range slices.Backward(entries) {
-		st, err := checkpoint.ReadState(e.Dir)
-		if err == nil && st.Stage == stage && s.check(e.Dir) == nil {
-			return e.Dir, nil
+	for _, c := range all {
+		if c.skip != "" {
+			continue
+		}
+		st, err := checkpoint.ReadState(c.Dir)
+		if err == nil && st.Stage == stage && s.check(c.Dir) == nil {
+			return c.Dir, nil
 		}
 	}
 	return "", nil
+}
+
+// interval is the best checkpoint interval by what was measured so far.
+func (s *supervisor) interval() Interval {
+	failures := 0
+	for _, a := range s.state.Attempts {
+		if a.Phase == Ended && a.Outcome != Done && a.Outcome != Interrupted && a.Outcome != Left {
+			failures++
+		}
+	}
+	return bestInterval(s.state.SaveSum, s.state.Saves, s.state.StepSum, s.state.Steps, failures, s.state.Clock.Since.Sub(s.state.Clock.Began).Seconds(), s.state.Every)
 }

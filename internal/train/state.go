@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"tarbert/internal/executor"
+	"tarbert/internal/plan"
 	"tarbert/internal/store"
 )
 
@@ -34,7 +36,7 @@ var next = map[Phase][]Phase{
 
 func (p Phase) mayBecome(q Phase) bool { return slices.Contains(next[p], q) }
 
-const stateVersion = 1
+const stateVersion = 2
 
 // state is what the supervisor must know after its own death: supervisor.json
 // in the stage's directory.
@@ -48,9 +50,8 @@ type state struct {
 	// Reading is how far the running attempt's events were taken in; what they
 	// said is in the same file, so nothing is counted twice.
 	Reading reading `json:"reading"`
-	// Why the running attempt is being stopped by us, if it is.
-	Interrupted bool   `json:"interrupted,omitempty"`
-	NotFinite   string `json:"not_finite,omitempty"`
+	// Trouble is why the running attempt is being stopped by us, if it is.
+	Trouble *trouble `json:"trouble,omitempty"`
 	// Judged is how many attempts a verdict has been given on: a run that was
 	// stopped and is asked for again gets a fresh set.
 	Judged int `json:"judged"`
@@ -58,6 +59,50 @@ type state struct {
 	Decisions []string `json:"decisions"`
 	// Supervisors is how many processes have worked on the run.
 	Supervisors int `json:"supervisors"`
+
+	Learned  durations         `json:"learned"`           // how long units took, by kind
+	Adjust   Adjust            `json:"adjust"`            // what the trainer is asked to do otherwise
+	Suspect  map[string]string `json:"suspect,omitempty"` // checkpoint directory to why it is not to be resumed
+	Good     *Kept             `json:"last_good,omitempty"`
+	Proven   *Kept             `json:"last_proven,omitempty"`
+	Alarms   []Alarm           `json:"alarms,omitempty"`
+	Faults   []ChipFault       `json:"faults,omitempty"`
+	Cordoned map[string]string `json:"cordoned,omitempty"` // chip to why
+	Every    int               `json:"every"`              // the checkpoint interval in use
+
+	SaveSum float64 `json:"save_seconds"`
+	Saves   int     `json:"saves"`
+	StepSum float64 `json:"step_seconds"`
+	Steps   int     `json:"steps"`
+
+	OnFallback  bool          `json:"on_fallback"`
+	PoolSince   time.Time     `json:"pool_since"`
+	PoolAttempt int           `json:"pool_attempt"` // attempts made before the pool was taken into use
+	Marks       []plan.Mark   `json:"marks,omitempty"`
+	Useful      []usefulMark  `json:"useful,omitempty"`
+	Unseen      []plan.Span   `json:"unseen,omitempty"`
+	Leaning     int           `json:"leaning"`
+	Considered  time.Time     `json:"considered,omitzero"`
+	Consider    time.Duration `json:"-"`
+	Move        *Move         `json:"move,omitempty"` // under way
+	Moves       []Move        `json:"moves,omitempty"`
+	Breaches    int           `json:"breaches"`
+}
+
+// Kept is a checkpoint that counts.
+type Kept struct {
+	Step int    `json:"step"`
+	Dir  string `json:"dir"`
+}
+
+// trouble is why an attempt is ended by us.
+type trouble struct {
+	Outcome Outcome       `json:"outcome"`
+	Reason  string        `json:"reason"`
+	Step    int           `json:"step"`   // where it shows
+	From    int           `json:"from"`   // where it began: nothing saved from there on counts; 0 = all counts
+	Silent  time.Duration `json:"silent"` // since the last sign of progress
+	Noticed time.Time     `json:"noticed"`
 }
 
 // reading is the tail's place and what matters of the lines before it.
@@ -65,6 +110,8 @@ type reading struct {
 	Offset   int64 `json:"offset"` // bytes of whole lines taken in
 	Done     bool  `json:"done"`
 	DoneStep int   `json:"done_step"`
+	Contract bool  `json:"contract"` // a line of the contract was seen
+	Log      int64 `json:"log"`      // bytes of the log taken in, where it has to do
 }
 
 // loadState reads supervisor.json; a folder without one is a new run.
@@ -72,7 +119,7 @@ func loadState(dir string) (*state, error) {
 	path := filepath.Join(dir, "supervisor.json")
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &state{Version: stateVersion}, nil
+		return &state{Version: stateVersion, Learned: durations{}, Suspect: map[string]string{}, Cordoned: map[string]string{}}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read supervisor's state: %w", err)
@@ -84,11 +131,19 @@ func loadState(dir string) (*state, error) {
 	if s.Version != stateVersion {
 		return nil, fmt.Errorf("%s: version %d, this program knows %d: move the folder away to begin again", path, s.Version, stateVersion)
 	}
-	if c := s.Clock; c == nil || c.Classes == nil || c.Attempt == nil || c.Marks == nil {
+	if !s.Clock.sound() {
 		return nil, fmt.Errorf("%s: no clock; move the folder away to begin again", path)
 	}
 	if a := s.running(); a != nil && (s.Task == nil || next[a.Phase] == nil) {
 		return nil, fmt.Errorf("%s: attempt %d in phase %q has no task; move the folder away to begin again", path, a.Number, a.Phase)
+	}
+	for _, m := range []*map[string]string{&s.Suspect, &s.Cordoned} {
+		if *m == nil {
+			*m = map[string]string{}
+		}
+	}
+	if s.Learned == nil {
+		s.Learned = durations{}
 	}
 	return &s, nil
 }
@@ -108,4 +163,52 @@ func (s *state) running() *Attempt {
 		return &s.Attempts[n-1]
 	}
 	return nil
+}
+
+const (
+	mostAlarms = 200
+	mostFaults = 1000
+)
+
+// alarm counts a finding. One alarm of a kind is kept for an attempt.
+func (s *state) alarm(attempt, step int, kind, text string) {
+	for i := range s.Alarms {
+		a := &s.Alarms[i]
+		if a.Kind == kind && a.Attempt == attempt && (kind != alarmStraggler || a.Text == text) {
+			a.Count++
+			a.Last = max(a.Last, step)
+			return
+		}
+	}
+	if len(s.Alarms) < mostAlarms {
+		s.Alarms = append(s.Alarms, Alarm{Kind: kind, Attempt: attempt, Step: step, Last: step, Count: 1, Text: text})
+	}
+}
+
+// markStep adds a kept step; what an interruption lost is taken out by rewindMarks.
+func (s *state) markStep(step int, at time.Time) {
+	if n := len(s.Marks); n > 0 && (s.Marks[n-1].Step >= step || at.Before(s.Marks[n-1].At)) {
+		return
+	}
+	s.Marks = append(s.Marks, plan.Mark{At: at.Round(0), Step: step})
+	s.Useful = append(s.Useful, usefulMark{At: at.Round(0), Useful: s.Clock.useful()})
+	const most = 4000
+	if len(s.Marks) > most { // every other one, but the newest
+		s.Marks, s.Useful = halve(s.Marks), halve(s.Useful)
+	}
+}
+
+func halve[T any](all []T) []T {
+	var out []T
+	for i := len(all) - 1; i >= 0; i -= 2 {
+		out = append(out, all[i])
+	}
+	slices.Reverse(out)
+	return out
+}
+
+func (s *state) rewindMarks(step int) {
+	for n := len(s.Marks); n > 0 && s.Marks[n-1].Step > step; n-- {
+		s.Marks = s.Marks[:n-1]
+	}
 }

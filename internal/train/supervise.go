@@ -7,35 +7,70 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"tarbert/internal/checkpoint"
+	"tarbert/internal/device"
 	"tarbert/internal/executor"
+	"tarbert/internal/plan"
 	"tarbert/internal/progress"
 	"tarbert/internal/spec"
 	"tarbert/internal/store"
 )
 
+// Pool is where attempts run: a trainer's command, and the chips it gets.
+type Pool struct {
+	Name     string
+	Argv     []string // the trainer's command
+	Env      []string
+	Executor executor.Executor
+	// Devices are the chips of an attempt, Spares those that may take the place
+	// of one that is left out. Without any, none is counted or looked at.
+	Devices []device.Device
+	Spares  []device.Device
+	// Visible is what makes a process see these chips only.
+	Visible func([]device.Device) []string
+	// Sample reads chips' state; it may fail or hang, and is unknown then.
+	Sample func(ctx context.Context, ids []string) ([]device.Sample, error)
+	// Remedy is the vendor's word on a fault code.
+	Remedy func(code string) device.Remedy
+	Price  float64 // of a chip for an hour
+}
+
 // Input is what the stage works with.
 type Input struct {
 	Release  string // prefix of task names
 	Recipe   spec.Recipe
-	Dir      string   // the stage's own; checkpoints and events go below it
-	Argv     []string // the trainer's command
-	Env      []string
-	Executor executor.Executor
-	Now      func() time.Time
+	Dir      string // the stage's own; checkpoints and events go below it
+	Pool     Pool
+	Fallback *Fallback // nil: there is none
+	Limits   Limits
+	// Adapt lets the checkpoint interval follow what was measured, from one attempt to the next.
+	Adapt bool
+	Now   func() time.Time
+	// Elapsed is monotonic time; nil: the process's own. No jump of Now moves it.
+	Elapsed  func() time.Duration
 	Progress progress.Func
 	// Poll is how often the events file is read; 0 = 100 ms.
 	Poll time.Duration
 	// Farewell is how long a trainer may take to exit after its done event; 0 = 2 minutes.
 	Farewell time.Duration
+	// SampleEvery is how often chips are looked at; 0 = 10 s.
+	SampleEvery time.Duration
+	// LogPattern reads steps from the log of a trainer that does not speak the
+	// contract: named groups step, loss, grad_norm. The usual ones are known.
+	LogPattern *regexp.Regexp
 
 	// written, if set, is told of every phase right after it is on disk: the
 	// points at which tests kill the supervisor.
 	written func(Phase)
+	// wide is how many steps in a row make a spike wide; 0 = 10.
+	wide int
 }
 
 // stopGrace is how long a trainer may take to end a step and exit when asked.
@@ -45,13 +80,35 @@ const stopGrace = 20 * time.Second
 // (that time is then "supervision").
 const saveEvery = 2 * time.Second
 
-// supervisor owns one run. Only Run's goroutine touches it.
+// supervisor owns one run. Only Run's goroutine touches it, apart from what
+// comes through channels.
 type supervisor struct {
 	Input
 	state *state
-	tail  *tail     // of the running attempt
 	saved time.Time // when state was last written
 	good  map[string]error
+
+	opened, base time.Time     // the wall clock when this process took over
+	from         time.Duration // and Elapsed then
+
+	// Of the running attempt.
+	tail     *tail
+	watchdog *watchdog
+	monitor  *monitor
+	ranks    *ranks
+	resumed  resumption
+	log      *logTailer
+	logged   time.Time
+	ill      map[string]int // looks in a row that saw a chip unhealthy
+	missing  map[int]int    // rank that is gone, to the step after which that was seen
+	ranked   atomic.Bool    // a rank was announced
+
+	patterns []*regexp.Regexp
+
+	verifier  sync.WaitGroup
+	verifying bool
+	waiting   *Kept
+	results   chan verified
 }
 
 // Run supervises the run to its end, or goes on with one that is under way.
@@ -59,13 +116,8 @@ type supervisor struct {
 // Report whose gate says so. When ctx ends, the running attempt is stopped (it
 // may finish its step and save) and the error wraps ctx's; the next Run goes on.
 func Run(ctx context.Context, in Input) (*Report, error) {
-	if in.Poll <= 0 {
-		in.Poll = 100 * time.Millisecond
-	}
-	if in.Farewell <= 0 {
-		in.Farewell = 2 * time.Minute
-	}
-	s := &supervisor{Input: in, good: map[string]error{}}
+	s := newSupervisor(in)
+	defer s.verifier.Wait()
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -79,78 +131,145 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		snap, skipped, err := s.snapshot()
-		if err != nil {
+		if err := s.consider(); err != nil {
 			return nil, err
 		}
-		d := Decide(snap)
-		s.state.Decisions = append(s.state.Decisions, d.Reason)
-		if d.Action == Stop {
-			// A full disk is nothing that the model or the recipe did.
-			if err := s.roomToSave(snap.NewestDir); err != nil {
-				return nil, errors.Join(fmt.Errorf("%s: %w", d.Reason, err), s.forget())
+		if s.state.Move != nil {
+			if err := s.migrate(ctx); err != nil {
+				return nil, err
 			}
+			continue
 		}
-		if d.Action != Start {
-			return s.finish(d, skipped)
-		}
-		if err := s.begin(d, skipped); err != nil {
-			return nil, err
+		report, err := s.decide()
+		if report != nil || err != nil {
+			return report, err
 		}
 	}
 }
 
+func newSupervisor(in Input) *supervisor {
+	if in.Poll <= 0 {
+		in.Poll = 100 * time.Millisecond
+	}
+	if in.Farewell <= 0 {
+		in.Farewell = 2 * time.Minute
+	}
+	if in.SampleEvery <= 0 {
+		in.SampleEvery = 10 * time.Second
+	}
+	if in.Elapsed == nil {
+		began := time.Now()
+		in.Elapsed = func() time.Duration { return time.Since(began) }
+	}
+	if in.wide <= 0 {
+		in.wide = wideSpike
+	}
+	patterns := stepPatterns()
+	if in.LogPattern != nil {
+		patterns = append([]*regexp.Regexp{in.LogPattern}, patterns...)
+	}
+	return &supervisor{Input: in, good: map[string]error{}, results: make(chan verified, 1), patterns: patterns}
+}
+
+// now is the wall clock of when this process took over, carried on by elapsed
+// time: a clock that is set while it runs moves nothing.
+func (s *supervisor) now() time.Time { return s.base.Add(s.Elapsed() - s.from) }
+
+// decide makes the next attempt, or ends the run.
+func (s *supervisor) decide() (*Report, error) {
+	snap, skipped, err := s.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	d := Decide(snap)
+	s.state.Decisions = append(s.state.Decisions, d.Reason)
+	switch d.Action {
+	case Stop:
+		// A full disk is nothing that the model or the recipe did.
+		if err := s.roomToSave(snap.NewestDir); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", d.Reason, err), s.forget())
+		}
+		return s.finish(d, skipped)
+	case Finish:
+		return s.finish(d, skipped)
+	}
+	if len(s.state.Attempts) > 0 {
+		if err := s.makeRoom(d.Resume); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", d.Reason, err), s.save(Ended))
+		}
+	}
+	return nil, s.begin(d, skipped)
+}
+
 // open makes the folders and the recipe, and takes up the state.
 func (s *supervisor) open() error {
-	for _, d := range []string{s.Dir, checkpointDir(s.Dir), filepath.Join(s.Dir, "attempts")} {
+	s.opened = s.Now()
+	s.base, s.from = s.opened.Round(0), s.Elapsed()
+	for _, d := range []string{s.Dir, filepath.Join(s.Dir, "checkpoints"), filepath.Join(s.Dir, "attempts")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return fmt.Errorf("prepare the run: %w: %w", store.ErrEnvironment, err)
 		}
 	}
-	b, err := json.MarshalIndent(s.Recipe, "", "  ")
-	if err != nil {
-		return fmt.Errorf("prepare the run: %w", err)
-	}
-	if err := store.WriteFile(recipePath(s.Dir), append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("prepare the run: %w", err)
-	}
+	var err error
 	if s.state, err = loadState(s.Dir); err != nil {
 		return err
 	}
 	if s.state.Clock == nil {
-		s.state.Clock = newClock(s.Now())
+		s.state.Clock = newClock(s.now(), s.heldDevices(s.Pool), s.Pool.Price)
+		s.state.PoolSince = s.base
+	}
+	if s.state.Every == 0 {
+		s.state.Every = s.Recipe.Train.Checkpoint.Every
+	}
+	if s.state.OnFallback && s.Fallback == nil {
+		return fmt.Errorf("the run went on in a fallback pool, and the release file names none any more: put it back")
 	}
 	// From when the last supervisor wrote until now, nobody saw what the time
 	// went into. A live attempt is still where it was, or its next event says more.
-	was := s.state.Clock.Current
-	s.state.Clock.Current = classSupervision
-	s.state.Clock.tick(s.Now())
-	if a := s.state.running(); a != nil && a.Phase == Watching {
-		s.state.Clock.Current = was
+	away := s.state.Clock.Since
+	s.state.Clock.absent(s.now())
+	if a := s.state.running(); a == nil || a.Phase != Watching {
+		s.state.Clock.enter(classSupervision, s.now())
+	}
+	if s.state.Supervisors > 0 && s.now().Sub(away) > 10*s.Poll {
+		s.state.Unseen = append(s.state.Unseen, plan.Span{From: away, To: s.now()})
 	}
 	s.state.Supervisors++
 	return nil
 }
 
-// roomToSave is an error of the environment where the disk has no room for
-// another checkpoint like the newest one.
-func (s *supervisor) roomToSave(newest string) error {
-	need := int64(1 << 20)
-	if newest != "" {
-		m, err := checkpoint.Verify(newest)
-		if err != nil {
-			return err
+// pool is the one in use.
+func (s *supervisor) pool() Pool {
+	if s.state.OnFallback {
+		return s.Fallback.Pool
+	}
+	return s.Pool
+}
+
+// heldDevices is how many chips' time is counted: at least one, the machine itself.
+func (s *supervisor) heldDevices(p Pool) int { return max(len(p.Devices), 1) }
+
+// chips are those of the next attempt: the pool's, with spares in place of the cordoned.
+func (s *supervisor) chips() (use []device.Device, free int) {
+	p := s.pool()
+	for _, d := range slices.Concat(p.Devices, p.Spares) {
+		if _, out := s.state.Cordoned[d.ID]; out {
+			continue
 		}
-		need = max(need, m.Bytes())
+		free++
+		if len(use) < len(p.Devices) {
+			use = append(use, d)
+		}
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(s.Dir, &fs); err != nil {
-		return fmt.Errorf("%w: free space of %s: %w", store.ErrEnvironment, s.Dir, err)
+	return use, free
+}
+
+func ids(devices []device.Device) []string {
+	var out []string
+	for _, d := range devices {
+		out = append(out, d.ID)
 	}
-	if free := int64(fs.Bavail) * int64(fs.Bsize); free < need {
-		return fmt.Errorf("%w: the disk of %s has %d bytes free, a checkpoint needs %d: free some space and run the same command again", store.ErrEnvironment, s.Dir, free, need)
-	}
-	return nil
+	return out
 }
 
 // forget clears the count of fruitless attempts: the next run begins anew.
@@ -159,37 +278,84 @@ func (s *supervisor) forget() error {
 	return s.save(Ended)
 }
 
-func recipePath(dir string) string    { return filepath.Join(dir, "recipe.json") }
-func checkpointDir(dir string) string { return filepath.Join(dir, "checkpoints") }
-
 // begin writes down that an attempt will start. attempt starts it, because a
 // supervisor that died in between must do so too.
 func (s *supervisor) begin(d Decision, skipped []checkpoint.Skipped) error {
-	s.state.Attempts = append(s.state.Attempts, Attempt{Resume: d.Resume, ResumeStep: d.Step, LastStep: d.Step, Skipped: skipped, Saved: -1})
+	if err := s.retain(d.Resume); err != nil {
+		return err
+	}
+	s.state.Adjust.Skip = append(s.state.Adjust.Skip, d.Skip...)
+	s.state.Adjust.Rate = append(s.state.Adjust.Rate, d.Slower...)
+	if best := s.interval(); s.Adapt && best.Steps > 0 {
+		s.state.Every = best.Steps
+	}
+	if err := s.writeRequests(); err != nil {
+		return err
+	}
+	use, _ := s.chips()
+	s.state.Attempts = append(s.state.Attempts, Attempt{
+		Resume: d.Resume, ResumeStep: d.Step, LastStep: d.Step, Skipped: skipped, Saved: -1,
+		Pool: s.pool().Name, Devices: ids(use), Began: s.now(), Ranks: map[int]rank{}, Recovered: map[Rung]int{},
+	})
 	a := &s.state.Attempts[len(s.state.Attempts)-1]
 	number := 1
 	if n := len(s.state.Attempts); n > 1 {
 		number = s.state.Attempts[n-2].Number + 1
 	}
-	s.state.Reading, s.state.Interrupted, s.state.NotFinite = reading{}, false, ""
+	s.state.Reading, s.state.Trouble = reading{}, nil
 	s.state.Clock.begin()
 	return s.number(a, number)
 }
 
-// number names the attempt, its task and its events file, and writes that down.
+func (s *supervisor) recipePath() string { return filepath.Join(s.Dir, "recipe.json") }
+func (s *supervisor) adjustPath() string { return filepath.Join(s.Dir, "adjust.json") }
+
+// writeRequests writes the recipe and what is asked beside it.
+func (s *supervisor) writeRequests() error {
+	recipe := s.Recipe
+	recipe.Train.Checkpoint.Every = s.state.Every
+	for path, v := range map[string]any{s.recipePath(): recipe, s.adjustPath(): s.state.Adjust} {
+		b, err := json.MarshalIndent(v, "", "  ")
+		if err != nil {
+			return fmt.Errorf("prepare the run: %w", err)
+		}
+		if err := store.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+			return fmt.Errorf("prepare the run: %w", err)
+		}
+	}
+	return nil
+}
+
+// number names the attempt, its task, its events file and its folder of
+// checkpoints, and writes that down.
 func (s *supervisor) number(a *Attempt, n int) error {
 	a.Number, a.Task = n, fmt.Sprintf("%s-train-%d", s.Release, n)
 	a.Events = filepath.Join(s.Dir, "attempts", fmt.Sprintf("attempt-%03d.jsonl", n))
-	s.state.Task = &executor.Task{
-		Name: a.Task, Argv: s.Argv, Dir: s.Dir,
-		Env: append(append([]string{}, s.Env...),
-			"TARBERT_EVENTS="+a.Events,
-			"TARBERT_CHECKPOINTS="+checkpointDir(s.Dir),
-			"TARBERT_RESUME="+a.Resume,
-			"TARBERT_RECIPE="+recipePath(s.Dir)),
-	}
+	a.Checkpoints = attemptDir(s.Dir, n)
+	use, _ := s.chips()
+	s.state.Task = s.task(s.pool(), use, a.Task, map[string]string{
+		"EVENTS": a.Events, "CHECKPOINTS": a.Checkpoints, "RESUME": a.Resume, "RECIPE": s.recipePath(),
+	})
 	a.Phase = Starting
 	return s.save(Starting)
+}
+
+// task is a trainer's task with the contract's environment.
+func (s *supervisor) task(p Pool, use []device.Device, name string, contract map[string]string) *executor.Task {
+	t := &executor.Task{Name: name, Argv: p.Argv, Dir: s.Dir, Env: slices.Clone(p.Env)}
+	if p.Visible != nil && len(use) > 0 {
+		t.Env = append(t.Env, p.Visible(use)...)
+	}
+	contract["ADJUST"] = ""
+	if len(s.state.Adjust.Skip)+len(s.state.Adjust.Rate) > 0 {
+		contract["ADJUST"] = s.adjustPath()
+	}
+	for _, name := range []string{"EVENTS", "CHECKPOINTS", "RESUME", "RECIPE", "ADJUST", "REPLAY"} {
+		t.Env = append(t.Env, "TARBERT_"+name+"="+contract[name])
+	}
+	// A Python trainer prints its stacks when it is told to abort.
+	t.Env = append(t.Env, "PYTHONFAULTHANDLER=1")
+	return t
 }
 
 // move takes the running attempt to its next phase and writes that down.
@@ -202,7 +368,7 @@ func (s *supervisor) move(a *Attempt, to Phase) error {
 }
 
 func (s *supervisor) save(reached Phase) error {
-	s.saved = s.Now()
+	s.saved = s.now()
 	if err := s.state.save(s.Dir); err != nil {
 		return err
 	}
@@ -214,48 +380,41 @@ func (s *supervisor) save(reached Phase) error {
 
 // snapshot is what Decide needs to know.
 func (s *supervisor) snapshot() (Snapshot, []checkpoint.Skipped, error) {
-	snap := Snapshot{Target: s.Recipe.Steps(), Limit: s.Recipe.Train.Restarts, Attempts: s.state.Attempts[s.state.Judged:], NewestStep: -1}
+	use, free := s.chips()
+	snap := Snapshot{
+		Target: s.Recipe.Steps(), Limit: s.Recipe.Train.Restarts, Attempts: s.state.Attempts[s.state.Judged:], NewestStep: -1, Wide: s.wide,
+		Program: blame(s.state.Faults).Program, Free: free, Need: len(s.pool().Devices), Cordoned: s.cordonText(),
+	}
+	if n := len(s.state.Attempts); n > 0 {
+		snap.Moved = s.state.Attempts[n-1].Pool != s.pool().Name || !slices.Equal(s.state.Attempts[n-1].Devices, ids(use))
+	}
 	e, skipped, err := s.newestGood()
 	if err != nil {
 		return snap, skipped, err
 	}
+	s.state.Good = nil
 	if e != nil {
 		snap.NewestStep, snap.NewestDir = e.Step, e.Dir
+		s.state.Good = &Kept{Step: e.Step, Dir: e.Dir}
 	}
 	return snap, skipped, nil
 }
 
-// newestGood is the newest checkpoint that verifies and whose tensors are
-// finite, with those passed over.
-func (s *supervisor) newestGood() (*checkpoint.Entry, []checkpoint.Skipped, error) {
-	entries, err := checkpoint.List(checkpointDir(s.Dir))
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", store.ErrEnvironment, err)
+func (s *supervisor) cordonText() string {
+	var why []string
+	for id, reason := range s.state.Cordoned {
+		why = append(why, fmt.Sprintf("%s (%s)", id, reason))
 	}
-	var skipped []checkpoint.Skipped
-	for i := len(entries) - 1; i >= 0; i-- {
-		e := entries[i]
-		if err := s.check(e.Dir); err != nil {
-			skipped = append(skipped, checkpoint.Skipped{Step: e.Step, Dir: e.Dir, Reason: err.Error()})
-			continue
-		}
-		return &e, skipped, nil
-	}
-	return nil, skipped, nil
+	slices.Sort(why)
+	return strings.Join(why, ", ")
 }
 
-// check proves a checkpoint good. It is called between attempts only, when
-// nobody writes; what it found holds until the next attempt.
-func (s *supervisor) check(dir string) error {
-	if err, known := s.good[dir]; known {
-		return err
+// stageOf is the recipe stage of a step.
+func (s *supervisor) stageOf(step int) string {
+	if step <= s.Recipe.Train.SFT.Steps {
+		return "sft"
 	}
-	_, err := checkpoint.Verify(dir)
-	if err == nil {
-		err = checkpoint.Finite(dir)
-	}
-	s.good[dir] = err
-	return err
+	return "grpo"
 }
 
 // report tells whoever watches how far the attempt is.

@@ -25,6 +25,14 @@ type (
 		RouterZ  float64 `json:"router_z_loss,omitempty"` // part of the loss
 		*meters          // GRPO only; its fields lie beside these
 	}
+	// badEvent is a step whose loss or gradient is not finite: null. It was not taken.
+	badEvent struct {
+		Event    string   `json:"event"` // "step"
+		Step     int      `json:"step"`
+		Loss     *float64 `json:"loss"`
+		GradNorm *float64 `json:"grad_norm"`
+		Data     string   `json:"data,omitempty"`
+	}
 	// skipEvent is a step whose update the supervisor asked to leave out.
 	skipEvent struct {
 		Event    string `json:"event"` // "step"

@@ -220,6 +220,9 @@ func (t *training) finish(h spec.Optimizer, rate float64, sum totals, tokens int
 	rate *= scale
 	norm := t.opt.norm()
 	if math.IsNaN(sum.loss+norm) || math.IsInf(sum.loss+norm, 0) {
+		if err := t.events.write(badEvent{Event: "step", Step: t.step + 1, Data: data}); err != nil {
+			return err
+		}
 		return fmt.Errorf("loss %g, gradient norm %g: %w", sum.loss, norm, ErrNotFinite)
 	}
 	if m == nil || m.Kept > 0 { // without any signal even the moments stay as they are
