@@ -162,7 +162,7 @@ func (s *supervisor) status(ctx context.Context, a *Attempt, w *watcher, st exec
 		return false, fmt.Errorf("watch attempt %d: %w: %w", a.Number, store.ErrEnvironment, <-w.failed)
 	case st.State == executor.Exited:
 		if !st.Ended.IsZero() {
-			a.Noticed = max(s.Now().Sub(st.Ended).Seconds(), 0)
+			a.Noticed, a.NoticedAt = max(s.Now().Sub(st.Ended).Seconds(), 0), s.now()
 		}
 		return true, nil
 	case st.State == executor.Unknown:
@@ -205,6 +205,7 @@ func (s *supervisor) tick(ctx context.Context, a *Attempt, w *watcher) error {
 func (s *supervisor) trouble(a *Attempt, o Outcome, from int, reason string) {
 	if s.state.Trouble == nil {
 		s.state.Trouble = &trouble{Outcome: o, Reason: reason, Step: a.LastStep, From: from, Noticed: s.now()}
+		a.NoticedAt = s.now()
 	}
 }
 

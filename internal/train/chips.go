@@ -126,7 +126,7 @@ type inside struct {
 }
 
 // insideEvery bounds how late a rank's death is seen whose peers wait for it.
-const insideEvery = 500 * time.Millisecond
+const insideEvery = 400 * time.Millisecond
 
 // inspector lists the task's processes every now and then, where the executor can.
 func (s *supervisor) inspector(ctx context.Context, helpers *sync.WaitGroup, a *Attempt, out chan<- inside) {
@@ -143,6 +143,7 @@ func (s *supervisor) inspector(ctx context.Context, helpers *sync.WaitGroup, a *
 			case <-ctx.Done():
 				return
 			case <-tick.C:
+			case <-s.announced: // at once, to see the rank alive
 			}
 			if !s.ranked.Load() {
 				continue // nobody announced a rank: there is nothing to look for

@@ -72,7 +72,8 @@ type Attempt struct {
 	Reported    int       `json:"reported"`        // step events
 	Saved       int       `json:"checkpoint_step"` // newest good checkpoint when it ended; -1 = none
 	// Noticed is how long after the last sign of progress, or after its death, the trouble was seen.
-	Noticed float64 `json:"noticed_after_seconds,omitempty"`
+	Noticed   float64   `json:"noticed_after_seconds,omitempty"`
+	NoticedAt time.Time `json:"noticed_at,omitzero"`
 	// From is the step from which on nothing it saved counts; 0 = all counts.
 	From int    `json:"bad_from,omitempty"`
 	Why  string `json:"bad_why,omitempty"`

@@ -95,6 +95,10 @@ func (s *supervisor) take(a *Attempt, e event, now time.Time) {
 		}
 		a.Ranks[e.Rank] = rank{Pid: e.Pid}
 		s.ranked.Store(true)
+		select {
+		case s.announced <- struct{}{}:
+		default:
+		}
 	case "fault":
 		s.fault(a, ChipFault{Chip: e.Chip, Code: e.Code, Text: e.Text, At: now, Remedy: s.remedy(e.Code)})
 	case "recovery":

@@ -29,6 +29,12 @@ func TestMain(m *testing.M) {
 			os.Exit(local.Shim(os.Args[2]))
 		case "trainer":
 			os.Exit(runTrainer(os.Args[2], os.Args[3]))
+		case "group":
+			os.Exit(runGroup(os.Args[2]))
+		case "rank":
+			os.Exit(runRank(os.Args[2], os.Args[3]))
+		case "group-supervisor": // group-supervisor DIR KILL-AT
+			os.Exit(runGroupSupervisor(os.Args[2], os.Args[3]))
 		case "supervisor": // supervisor DIR SCRIPT KILL-AT
 			os.Exit(runSupervisor(os.Args[2], os.Args[3], os.Args[4]))
 		}
@@ -67,17 +73,22 @@ func runSupervisor(dir, script, killAt string) int {
 		return 2
 	}
 	in := input(dir, script)
-	in.written = func(Phase) {
-		if n--; n == 0 {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		}
-	}
+	in.written = dieAt(n)
 	if _, err := Run(context.Background(), in); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// dieAt kills this process at the n-th call.
+func dieAt(n int) func(Phase) {
+	return func(Phase) {
+		if n--; n == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
 }
 
 // trainer is a deterministic toy: weights that depend on every step taken, and

@@ -103,6 +103,8 @@ type supervisor struct {
 	missing  map[int]int    // rank that is gone, to the step after which that was seen
 	ranked   atomic.Bool    // a rank was announced
 
+	announced chan struct{} // just now
+
 	patterns []*regexp.Regexp
 
 	verifier  sync.WaitGroup
@@ -168,7 +170,7 @@ func newSupervisor(in Input) *supervisor {
 	if in.LogPattern != nil {
 		patterns = append([]*regexp.Regexp{in.LogPattern}, patterns...)
 	}
-	return &supervisor{Input: in, good: map[string]error{}, results: make(chan verified, 1), patterns: patterns}
+	return &supervisor{Input: in, good: map[string]error{}, results: make(chan verified, 1), announced: make(chan struct{}, 1), patterns: patterns}
 }
 
 // now is the wall clock of when this process took over, carried on by elapsed
