@@ -147,6 +147,7 @@ func planInputs(r *run) (any, error) {
 // trainWithoutPaths is the recipe with contents in place of paths.
 func trainWithoutPaths(t spec.Train) spec.Train {
 	t.Model, t.GRPO.Problems = "", ""
+	t.Supervise, t.Fallback = spec.Supervise{}, spec.Budgets{} // how a run is watched is no part of what it makes
 	return t
 }
 
@@ -213,18 +214,11 @@ func (r *run) recipe() spec.Recipe {
 }
 
 func actTrain(ctx context.Context, r *run) (outcome, error) {
-	argv, ok := r.Trainers[r.spec.Train.Trainer]
-	if !ok {
-		return outcome{}, fmt.Errorf("no trainer is called %q; there are: %v", r.spec.Train.Trainer, sortedKeys(r.Trainers))
-	}
-	ex, err := r.executorOf(r.plan.Train.Pool)
+	in, err := r.training()
 	if err != nil {
 		return outcome{}, err
 	}
-	rep, err := train.Run(ctx, train.Input{
-		Release: r.taskPrefix(), Recipe: r.recipe(), Dir: r.stageDir, Now: r.Now, Progress: r.Progress,
-		Pool: train.Pool{Name: r.plan.Train.Pool, Argv: argv, Env: r.deviceEnv(r.plan.Train.Device), Executor: ex},
-	})
+	rep, err := train.Run(ctx, in)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -303,15 +297,6 @@ func (r *run) executorOf(pool string) (executor.Executor, error) {
 		return ex, nil
 	}
 	return nil, fmt.Errorf("no pool is called %q", pool)
-}
-
-func (r *run) deviceEnv(d device.Device) []string {
-	for _, drv := range r.Devices {
-		if drv.Vendor() == d.Vendor {
-			return drv.Env([]device.Device{d})
-		}
-	}
-	return nil
 }
 
 // taskPrefix names the running stage's tasks: a stage with other inputs must not meet this one's tasks.

@@ -3,6 +3,7 @@ package spec
 import (
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // New is a release with the default of every field that has a fixed one. A
@@ -18,6 +19,8 @@ func New() *Release {
 		Train: Train{
 			Trainer: "reference", DType: "float32", Restarts: 3,
 			Checkpoint: Checkpoint{Every: 50, Keep: 3},
+			Supervise:  Supervise{HangFloor: Duration(10 * time.Second), FirstLimit: Duration(30 * time.Minute), UnitLimit: Duration(5 * time.Minute)},
+			Fallback:   Budgets{CleanSteps: 1000, Window: Duration(72 * time.Hour)},
 			SFT:        SFT{Optimizer: optimizer(0.95)},
 			GRPO: GRPO{
 				Reward: "answer", Temperature: 1, ClipLow: 0.2, ClipHigh: 0.28, Objective: "grpo",

@@ -55,6 +55,8 @@ func TestDefaults(t *testing.T) {
 		Train: Train{
 			Trainer: "reference", Model: filepath.Join(dir, "model"), DType: "float32",
 			Checkpoint: Checkpoint{Every: 50, Keep: 3}, Restarts: 3,
+			Supervise: Supervise{HangFloor: Duration(10 * time.Second), FirstLimit: Duration(30 * time.Minute), UnitLimit: Duration(5 * time.Minute)},
+			Fallback:  Budgets{CleanSteps: 1000, Window: Duration(72 * time.Hour)},
 			SFT: SFT{Steps: 100, Batch: 8, Optimizer: Optimizer{
 				LearningRate: 1e-3, Warmup: 10, Floor: 1, Betas: [2]float64{0.9, 0.95}, Epsilon: 1e-8, Clip: 1}},
 			GRPO: GRPO{

@@ -42,6 +42,7 @@ type Pool struct {
 	Executor string        `json:"executor"` // default "local"
 	Site     string        `json:"site"`     // where it stands, for the policy; empty = not said
 	Roles    []Role        `json:"roles"`
+	Price    float64       `json:"price"` // of one device for an hour; 0 = money is not counted
 }
 
 // Label configures the label stage.
@@ -82,7 +83,9 @@ type Train struct {
 	SFT        SFT        `json:"sft"`
 	GRPO       GRPO       `json:"grpo"`
 	// Restarts is how many attempts without progress end the stage; default 3.
-	Restarts int `json:"restarts"`
+	Restarts  int       `json:"restarts"`
+	Supervise Supervise `json:"supervise"`
+	Fallback  Budgets   `json:"fallback"`
 	// Reference is what only the reference trainer can do; all of it off by default.
 	Reference ReferenceTrainer `json:"reference"`
 	// Torchrun is where and how the torchrun trainer runs.
@@ -100,6 +103,36 @@ type Torchrun struct {
 	MicroTokens   int      `json:"micro_tokens"`  // that go through the model at once on a rank, padding included; default 4096
 	Deterministic bool     `json:"deterministic"` // PyTorch's deterministic algorithms: the same bits again, slower
 	Args          []string `json:"args"`          // further arguments to torchrun
+}
+
+// Supervise says what the supervisor takes for trouble. It changes no result.
+type Supervise struct {
+	// HangFloor: nothing is taken for hung sooner; default 10s. What a section took before sets the limit above it.
+	HangFloor  Duration `json:"hang_floor"`
+	FirstLimit Duration `json:"first_limit"` // of a section's first unit, while there is no history; default 30m
+	UnitLimit  Duration `json:"unit_limit"`  // of a later one, while there is little; default 5m
+	// AdaptInterval lets checkpoint.every follow the measured cost of a save and rate of failures; default false.
+	AdaptInterval bool `json:"adapt_interval"`
+	// LogPattern reads steps from the log of a trainer that does not speak the contract:
+	// a regular expression with groups step, loss, grad_norm. The usual logs are known without.
+	LogPattern string `json:"log_pattern"`
+}
+
+// Budgets are what the pool in use may cost before the fallback pool is
+// considered. They are fixed before the run; a zero is no limit.
+type Budgets struct {
+	Authorized  bool     `json:"authorized"`   // switch without asking a person
+	CleanSteps  int      `json:"clean_steps"`  // in a row without interruption; default 1000
+	CleanWithin Duration `json:"clean_within"` // until the first that many
+	Hangs       int      `json:"hangs"`        // that nothing explains
+	Breaches    int      `json:"breaches"`     // parity breaches in a row
+	ETTR        float64  `json:"ettr"`         // floor of the effective training time ratio over window
+	Window      Duration `json:"window"`       // default 72h
+}
+
+// Set says whether any budget is.
+func (b Budgets) Set() bool {
+	return b.CleanWithin > 0 || b.Hangs > 0 || b.Breaches > 0 || b.ETTR > 0
 }
 
 // ReferenceTrainer holds the reference trainer's own settings; the zero value

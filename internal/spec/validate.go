@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -228,10 +229,37 @@ func (d *decoder) policy(s *Release) {
 	}
 }
 
+// supervision checks what the table cannot: durations, and the log's pattern.
+func (d *decoder) supervision(t Train) {
+	for path, v := range map[string]Duration{
+		"train.supervise.hang_floor": t.Supervise.HangFloor, "train.supervise.first_limit": t.Supervise.FirstLimit,
+		"train.supervise.unit_limit": t.Supervise.UnitLimit, "train.fallback.window": t.Fallback.Window,
+	} {
+		if d.has(path) && v <= 0 {
+			d.add(d.at(path), d.suggest(path), "%s is %v; it must be positive", path, time.Duration(v))
+		}
+	}
+	if path := "train.fallback.clean_within"; d.has(path) && t.Fallback.CleanWithin < 0 {
+		d.add(d.at(path), d.suggest(path), "%s is %v; it must not be negative", path, time.Duration(t.Fallback.CleanWithin))
+	}
+	path := "train.supervise.log_pattern"
+	if !d.has(path) {
+		return
+	}
+	re, err := regexp.Compile(t.Supervise.LogPattern)
+	switch {
+	case err != nil:
+		d.add(d.at(path), d.suggest(path), "%s: %v", path, err)
+	case re.SubexpIndex("loss") < 0 && re.SubexpIndex("step") < 0:
+		d.add(d.at(path), d.suggest(path), "%s has no group named step or loss", path)
+	}
+}
+
 func (d *decoder) training(s *Release) {
 	if d.has("plan.deadline") && s.Plan.Deadline <= 0 {
 		d.add(d.at("plan.deadline"), d.suggest("plan.deadline"), "plan.deadline is %v; it must be positive", time.Duration(s.Plan.Deadline))
 	}
+	d.supervision(s.Train)
 	if g := s.Train.GRPO; g.Steps > 0 {
 		const why = ", and train.grpo.steps asks for reinforcement learning"
 		for _, name := range []string{"problems", "prompts", "samples", "max_tokens", "optimizer.learning_rate"} {

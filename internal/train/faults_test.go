@@ -225,6 +225,7 @@ func moreScenarios() []scenario {
 		{row: 14, name: "the sampler lost its place", plan: with(one("crash", 25, 0), planted{Kind: "lost-sampler", Step: 20, Times: 1}), ends: []Outcome{Crashed, Done}, alarm: alarmData, other: true},
 		{row: 14, name: "the weights are not those that were saved", plan: with(one("crash", 25, 0), planted{Kind: "wrong-weights", Step: 20, Times: 1}), ends: []Outcome{Crashed, BadResume, Done}, alarm: alarmResume},
 		{row: 14, name: "no checkpoint resumes as it was", plan: with(one("crash", 25, 0), planted{Kind: "wrong-weights", Step: 20}, planted{Kind: "wrong-weights", Step: 10}), stops: "does not resume what it saves"},
+		{row: 2, name: "a silent script hangs", plan: groupPlan{Silent: true, Faults: []planted{{Kind: "stop", Step: 25, Rank: 1}}}, setup: atOnce, ends: []Outcome{Hung, Hung}, stops: "1 attempts in a row", alarm: alarmDegraded},
 		{row: 16, name: "killed, then NaN, then hung", plan: with(one("kill", 15, 1), planted{Kind: "nan", Step: 25, Rank: 1, Times: 1}, planted{Kind: "stop", Step: 44, Rank: 2, Times: 1}), ends: []Outcome{Crashed, NotFinite, Hung, Done}},
 		{row: 16, name: "the clock jumps", plan: groupPlan{}, setup: jumpingClock, ends: []Outcome{Done}},
 		{row: 16, name: "a flooded log", plan: one("flood", 25, 0), ends: []Outcome{Done}, check: boundedLog},
@@ -585,4 +586,24 @@ func runGroupSupervisor(dir, killAt string) int {
 		return 1
 	}
 	return 0
+}
+
+// atOnce gives up after the first attempt without progress.
+func atOnce(_ *testing.T, _ string, in *Input) { in.Recipe.Train.Restarts = 1 }
+
+// A script that does not speak the contract and ends well is not called a
+// success: nobody can tell what it made.
+func TestSilentScriptIsInconclusive(t *testing.T) {
+	dir := t.TempDir()
+	in, err := groupInput(dir, groupPlan{Silent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Recipe.Train.Checkpoint.Every = 1000 // it writes none until the end, and that one is torn
+	in.Pool.Argv = []string{"/bin/sh", "-c", `for i in $(seq 1 60); do echo "step: $i loss: 1.5 grad_norm: 0.3"; done`}
+	r := run(t, in)
+	sound(t, dir, r)
+	if r.Gate.Verdict != gate.Inconclusive || !strings.Contains(r.Gate.Reason, "does not speak the contract") || !r.Attempts[0].Degraded || r.Attempts[0].LastStep != 60 {
+		t.Errorf("gate %+v, attempts %+v", r.Gate, r.Attempts)
+	}
 }

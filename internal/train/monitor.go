@@ -31,6 +31,7 @@ const (
 	alarmDevice     = "device"
 	alarmUnseen     = "unseen"
 	alarmDegraded   = "degraded"
+	alarmAdvice     = "advice"
 )
 
 // finding is what a monitor says of one step.

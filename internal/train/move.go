@@ -73,8 +73,9 @@ func (s *supervisor) consider() error {
 		decide = plan.Consider
 	}
 	d, err := decide(f.Terms, s.evidence(now))
-	if err != nil {
-		return fmt.Errorf("decide whether to go on in pool %s: %w", s.pool().Name, err)
+	if err != nil { // no reason to end a run that goes on
+		s.state.alarm(s.lastNumber(), s.lastStep(), alarmAdvice, fmt.Sprintf("%s; whether to go on in pool %s could not be decided: %v", strings.Join(spent, "; "), f.Pool.Name, err))
+		return nil
 	}
 	s.state.Leaning = d.Leaning
 	m := Move{
@@ -87,7 +88,7 @@ func (s *supervisor) consider() error {
 	}
 	if !f.Authorized {
 		s.state.Moves = append(s.state.Moves, m)
-		s.state.alarm(s.lastNumber(), m.AfterStep, "advice", fmt.Sprintf("going on in pool %s is advised; set train.fallback.authorized to let it happen", m.To))
+		s.state.alarm(s.lastNumber(), m.AfterStep, alarmAdvice, fmt.Sprintf("going on in pool %s is advised; set train.fallback.authorized to let it happen", m.To))
 		return nil
 	}
 	m.Phase = Leaving
