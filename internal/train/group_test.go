@@ -74,7 +74,6 @@ type group struct {
 	offset  int // of the data: a sampler that lost its place
 	members []*member
 	term    chan os.Signal
-	noisy   float64 // added to the reported loss
 }
 
 // member is another rank's process, seen from rank 0.
