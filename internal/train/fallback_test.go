@@ -125,11 +125,9 @@ func lossCurve(r *Report) string {
 // The supervisor is killed at its writes while it hangs, restarts and moves. The
 // end is the same, and there is never a second writer. Every third write here,
 // each of them in make soak.
-func TestSupervisorIsKilledThroughAMove(t *testing.T) {
-	stride := 3
-	if os.Getenv("TARBERT_SOAK") != "" {
-		stride = 1
-	}
+func TestSupervisorIsKilledThroughAMove(t *testing.T) { killedThroughAMove(t, 3) }
+
+func killedThroughAMove(t *testing.T, stride int) {
 	const most = 22
 	var killed, through atomic.Int32
 	t.Run("kill", func(t *testing.T) {
