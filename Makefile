@@ -18,7 +18,7 @@ lint: ## gofmt, vet, staticcheck
 bench: build ## figures beside their peers where those are installed; prints tables
 	./bench/run
 
-soak: ## minutes to an hour: three seeds end to end, random kills
+soak: ## minutes to an hour: three seeds end to end, random kills, a real cluster's faults
 	TARBERT_SOAK=1 $(GO) test -timeout 90m -run Soak -v ./internal/...
 
 arm64: ## the model and its kernels under qemu's arm64; says so where qemu is missing

@@ -270,6 +270,11 @@ func (a *app) showRelease(ctx context.Context, id string) error {
 		rows = append(rows, []string{st.Stage, string(st.Gate.Verdict), seconds(time.Duration(st.Seconds * float64(time.Second))), clip(st.Line, 90)})
 	}
 	fmt.Fprint(a.Out, table(rows))
+	for _, st := range show.Stages {
+		if st.Stage == "train" && st.Text != "" {
+			fmt.Fprintf(a.Out, "\ntrain\n%s\n", st.Text)
+		}
+	}
 	for _, m := range show.Models {
 		fmt.Fprintf(a.Out, "model        %-12s %s\n", m.Name, relative(filepath.Join(deps.Home, m.Path)))
 	}
