@@ -332,6 +332,9 @@ func (s *supervisor) conclude(ctx context.Context, a *Attempt, last executor.Sta
 		a.Saved = newest.Step
 	}
 	if a.Outcome != Done || a.Saved != s.Recipe.Steps() {
+		if a.Outcome == Done { // its last checkpoint does not count: there will be another attempt
+			s.state.Clock.enter(classRecovery, s.now())
+		}
 		s.state.Clock.rewind(a.Saved)
 		s.state.rewindMarks(max(a.Saved, 0))
 	}
