@@ -307,9 +307,10 @@ def killed(t):
     calm, _, attempts = supervised(t, [])
     if attempts != 1:
         raise AssertionError(f"the undisturbed run took {attempts} attempts")
-    rough, _, attempts = supervised(t, [13])
+    rough, report, attempts = supervised(t, [13])
+    ends = [s.get("text") for s in report["stages"] if s["stage"] == "train"]
     if attempts != 2:
-        raise AssertionError(f"one kill and {attempts} attempts")
+        raise AssertionError(f"one kill and {attempts} attempts: {ends}")
     for name in ("model.safetensors", "optimizer.safetensors"):
         if (calm / name).read_bytes() != (rough / name).read_bytes():
             raise AssertionError(f"{name} differs from the undisturbed run's")
