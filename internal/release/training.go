@@ -106,8 +106,9 @@ func (r *run) terms(other plan.Option, pool train.Pool) plan.Terms {
 	b := r.spec.Train.Fallback
 	t := plan.Terms{
 		Pool: r.plan.Train.Pool, Fallback: other.Pool, PreAuthorized: b.Authorized,
-		Expected: plan.Range{Low: 0.5, High: 1, Source: "nothing is known of the pool's interruptions"},
-		Budget:   plan.Budget{Floor: b.ETTR, Breaches: b.Breaches},
+		Expected:   plan.Range{Low: 0.5, High: 1, Source: "nothing is known of the pool's interruptions"},
+		Preference: plan.Hours(time.Duration(b.Preference).Hours()), DayWorth: plan.Money(b.DayWorth),
+		Budget: plan.Budget{Floor: b.ETTR, Breaches: b.Breaches},
 		Other: plan.Side{
 			Rate:  plan.Range{Low: 0.3, High: 1, Source: "not measured"},
 			Queue: plan.Range{Low: 0, High: 24, Source: "assumed"}, Migration: plan.Range{Low: 0.1, High: 4, Source: "assumed"},

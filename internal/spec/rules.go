@@ -95,6 +95,8 @@ func rules() []rule {
 		{path: "train.fallback.authorized", about: "go on in the fallback pool without asking a person", example: "false"},
 		{path: "train.fallback.clean_steps", about: "steps in a row without interruption", example: "1000", min: 1, max: 1e9},
 		{path: "train.fallback.clean_within", about: "time until the first that many; 0s = no limit", example: "48h"},
+		{path: "train.fallback.preference", about: "how much later the finish may be in the pool in use", example: "120h"},
+		{path: "train.fallback.day_worth", about: "what a day earlier is worth, in the currency of the pools' prices; 0 = money counts only in budgets", example: "0", min: 0, max: 1e12},
 		{path: "train.fallback.hangs", about: "hangs that nothing explains; 0 = no limit", example: "5", min: 0, max: 1e6},
 		{path: "train.fallback.breaches", about: "parity breaches in a row; 0 = no limit", example: "3", min: 0, max: 1e6},
 		{path: "train.fallback.ettr", about: "floor of the effective training time ratio over window; 0 = none", example: "0.5", min: 0, max: 1},

@@ -124,10 +124,15 @@ type Budgets struct {
 	Authorized  bool     `json:"authorized"`   // switch without asking a person
 	CleanSteps  int      `json:"clean_steps"`  // in a row without interruption; default 1000
 	CleanWithin Duration `json:"clean_within"` // until the first that many
-	Hangs       int      `json:"hangs"`        // that nothing explains
-	Breaches    int      `json:"breaches"`     // parity breaches in a row
-	ETTR        float64  `json:"ettr"`         // floor of the effective training time ratio over window
-	Window      Duration `json:"window"`       // default 72h
+	// Preference is how much later the finish may be in the pool in use before
+	// the other is the better one; DayWorth what a day earlier is worth, which
+	// turns a difference of cost into time.
+	Preference Duration `json:"preference"`
+	DayWorth   float64  `json:"day_worth"`
+	Hangs      int      `json:"hangs"`    // that nothing explains
+	Breaches   int      `json:"breaches"` // parity breaches in a row
+	ETTR       float64  `json:"ettr"`     // floor of the effective training time ratio over window
+	Window     Duration `json:"window"`   // default 72h
 }
 
 // Set says whether any budget is.

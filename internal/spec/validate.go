@@ -239,8 +239,13 @@ func (d *decoder) supervision(t Train) {
 			d.add(d.at(path), d.suggest(path), "%s is %v; it must be positive", path, time.Duration(v))
 		}
 	}
-	if path := "train.fallback.clean_within"; d.has(path) && t.Fallback.CleanWithin < 0 {
-		d.add(d.at(path), d.suggest(path), "%s is %v; it must not be negative", path, time.Duration(t.Fallback.CleanWithin))
+	for _, f := range []struct {
+		path string
+		d    Duration
+	}{{"train.fallback.clean_within", t.Fallback.CleanWithin}, {"train.fallback.preference", t.Fallback.Preference}} {
+		if d.has(f.path) && f.d < 0 {
+			d.add(d.at(f.path), d.suggest(f.path), "%s is %v; it must not be negative", f.path, time.Duration(f.d))
+		}
 	}
 	path := "train.supervise.log_pattern"
 	if !d.has(path) {
