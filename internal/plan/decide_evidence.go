@@ -190,12 +190,7 @@ func trend(days []observedDay) float64 {
 // ten days. A fall in one step is no slope: it is over, and the speed after it
 // is what counts. A fall that levels off is as steep as its newer half.
 func slope(days []observedDay, stands float64) (slope, deviation, newest float64) {
-	var x, y []float64
-	for _, d := range days {
-		if d.age <= slopeWindow && d.progress >= stands { // a standstill is an event, not a slow decline
-			x, y = append(x, -d.age), append(y, d.progress)
-		}
-	}
+	x, y := recent(days, stands)
 	n := len(x)
 	if n < leastSlope {
 		return 0, math.Inf(1), 0
@@ -223,12 +218,7 @@ func bestStep(y []float64) (at int, rest float64) {
 // doubt and better described so than by a line; infinite if it did not. What was
 // before an upgrade or an eviction says nothing about what comes.
 func lastStep(days []observedDay, stands float64) float64 {
-	var x, y []float64
-	for _, d := range days {
-		if d.age <= slopeWindow && d.progress >= stands {
-			x, y = append(x, -d.age), append(y, d.progress)
-		}
-	}
+	x, y := recent(days, stands)
 	k, rest := bestStep(y)
 	if k == 0 || fitLine(x, y).rest < rest {
 		return math.Inf(1)
@@ -247,6 +237,17 @@ func mean(x []float64) float64 {
 		sum += v
 	}
 	return sum / float64(len(x))
+}
+
+// recent is when, in days from now, and how fast the pool worked over the last
+// three weeks. A standstill is an event, not a slow decline, and is left out.
+func recent(days []observedDay, stands float64) (at, progress []float64) {
+	for _, d := range days {
+		if d.age <= slopeWindow && d.progress >= stands {
+			at, progress = append(at, -d.age), append(progress, d.progress)
+		}
+	}
+	return at, progress
 }
 
 // line is a least-squares fit; rest is its sum of squares.
