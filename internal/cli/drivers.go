@@ -20,6 +20,7 @@ import (
 	"tarbert/internal/executor/local"
 	"tarbert/internal/reference/kernel"
 	"tarbert/internal/release"
+	"tarbert/internal/spec"
 	"tarbert/internal/store"
 )
 
@@ -61,7 +62,7 @@ func (a *app) deps(ctx context.Context) (release.Deps, func(), error) {
 		Store: st, Home: home, Devices: drivers(),
 		Executors: map[string]executor.Executor{"local": ex},
 		Engines:   map[string]engine.Engine{"reference": enginereference.New(self)},
-		Trainers:  map[string][]string{"reference": {self, "trainer"}, "torchrun": {self, "torchrun"}},
+		Trainers:  map[string][]string{spec.TrainerReference: {self, "trainer"}, spec.TrainerTorchrun: {self, "torchrun"}},
 		Now:       a.now,
 		Measure:   func(threads int) float64 { return kernel.MeasureGFLOPS(threads, 200*time.Millisecond) },
 		Threads:   a.cores(),

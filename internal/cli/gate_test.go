@@ -89,7 +89,7 @@ func TestPlantedFaultsBlockTheRelease(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer done()
-			deps.Trainers["reference"] = []string{filepath.Join(deps.Home, "bin", "tarbert"), "stored-trainer", stored}
+			s.Train.Trainer, s.Train.Command = spec.TrainerCommand, []string{filepath.Join(deps.Home, "bin", "tarbert"), "stored-trainer", stored}
 			deps.Watch = func(e release.Event) {
 				if e.Stage != "convert" || e.State != release.Ended || fault == "" {
 					return

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tarbert/harness"
+	"tarbert/internal/device"
 	"tarbert/internal/reference/trainer"
 	"tarbert/internal/spec"
 )
@@ -111,16 +112,45 @@ func findPython(ctx context.Context, t spec.Train) (string, error) {
 	return python, nil
 }
 
-// trainerReady refuses, before any stage has run, a release whose trainer cannot start here.
+// trainerReady refuses, before any stage has run, a release whose trainer cannot
+// start here. What a pool of other chips names for itself may be there only where
+// those are: it is looked for when it starts.
 func (a *app) trainerReady(ctx context.Context, s *spec.Release) error {
-	if s.Train.Trainer != "torchrun" {
-		return nil
-	}
-	if _, err := findPython(ctx, s.Train); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return badUsage("%w", err)
+	python := false
+	for _, p := range s.Pools {
+		if own := p.Trainer != "" || len(p.Command) > 0; !p.Trains() || own && p.Vendor != device.CPU {
+			continue
 		}
-		return environment(err)
+		name, command := s.TrainerOf(p.Name)
+		switch {
+		case name == spec.TrainerCommand:
+			if err := canStart(command[0], p.Name); err != nil {
+				return err
+			}
+		case name == spec.TrainerTorchrun && !python:
+			python = true
+			_, err := findPython(ctx, s.Train)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return badUsage("%w", err)
+			case err != nil:
+				return environment(err)
+			}
+		}
 	}
 	return nil
+}
+
+// canStart says whether a trainer's program is there and may be run.
+func canStart(program, pool string) error {
+	_, err := exec.LookPath(program)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, exec.ErrNotFound):
+		return environment(fmt.Errorf("the trainer of pool %s: %w: install it, or name a file as ./train.sh", pool, err))
+	case errors.Is(err, fs.ErrPermission):
+		return badUsage("the trainer of pool %s: %w: type\n  chmod +x %s\nor name its interpreter before it: command: [python3, ./…]", pool, err, program)
+	}
+	return badUsage("the trainer of pool %s: %w", pool, err)
 }

@@ -86,8 +86,9 @@ type Plan struct {
 	Gate    gate.Result `json:"gate"`
 }
 
-// runsOn lists the vendors that a trainer, or the engine of this name, can use.
-var runsOn = map[string][]device.Vendor{"reference": {device.CPU}, "torchrun": {device.NVIDIA, device.Ascend, device.CPU}}
+// runsOn lists the vendors that a trainer, or the engine of this name, can use. A
+// command's is not known: whoever wrote it for a pool answers for that.
+var runsOn = map[string][]device.Vendor{spec.TrainerReference: {device.CPU}, spec.TrainerTorchrun: {device.NVIDIA, device.Ascend, device.CPU}}
 
 // servingEngine is the engine that judges and serves.
 const servingEngine = "reference"
@@ -141,7 +142,8 @@ func (p *Plan) option(s *spec.Release, inv Inventory, m Measured, pool spec.Pool
 	trains := role == spec.Preferred || role == spec.Fallback
 	program, name := "engine", servingEngine
 	if trains {
-		program, name = "trainer", s.Train.Trainer
+		program = "trainer"
+		name, _ = s.TrainerOf(pool.Name)
 	}
 	if vendors, known := runsOn[name]; known && !slices.Contains(vendors, pool.Vendor) {
 		o.Rejected = fmt.Sprintf("the %s %s runs on %s only, not on %s", name, program, list(vendors), pool.Vendor)

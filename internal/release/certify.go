@@ -9,6 +9,7 @@ import (
 	"tarbert/internal/certificate"
 	"tarbert/internal/device"
 	"tarbert/internal/gate"
+	"tarbert/internal/plan"
 	"tarbert/internal/verify"
 )
 
@@ -61,9 +62,10 @@ type statement struct{ certificate.Release }
 
 func (r *run) statement() statement {
 	host := func(d device.Device) string { return string(d.Vendor) + ": " + d.Model }
+	trainer, _ := r.spec.TrainerOf(r.trainedOn().Pool)
 	c := certificate.Release{
 		ID: r.id, Name: r.spec.Name, Tool: r.Version, Issued: r.Now().UTC(), Root: "../..",
-		Source:    certificate.Stack{Device: host(r.plan.Train.Device), Engine: r.spec.Train.Trainer, Version: r.Version, Precision: r.spec.Train.DType, Format: "f32"},
+		Source:    certificate.Stack{Device: host(r.trainedOn().Device), Engine: trainer, Version: r.Version, Precision: r.spec.Train.DType, Format: "f32"},
 		Target:    certificate.Stack{Device: host(r.plan.Target.Device), Engine: servingEngine, Version: r.Version, Precision: precisionOf(r.format()), Format: r.format(), Rounding: r.rounding()},
 		Bound:     append([]certificate.Bound{}, r.bound...),
 		Parity:    certificate.Parity{Candidate: r.verify.KL.Value, Tokens: r.verify.Tokens, SmallestFault: r.verify.Smallest.Text},
@@ -91,6 +93,16 @@ func (r *run) statement() statement {
 	return statement{c}
 }
 
+// trainedOn is where the training ended, which is where the plan had it unless it moved.
+func (r *run) trainedOn() plan.Placement {
+	for _, o := range r.plan.Options {
+		if o.Placement != nil && o.Pool == r.train.Pool {
+			return *o.Placement
+		}
+	}
+	return *r.plan.Train
+}
+
 // notRun names the tests that this release could have had and did not.
 func (r *run) notRun() []string {
 	out := []string{"load, replicas and the reverse test of the verification protocol"}
@@ -104,7 +116,7 @@ func (r *run) notRun() []string {
 func untouched(r *run) []string {
 	var out []string
 	for _, p := range r.spec.Pools {
-		if p.Name != r.plan.Train.Pool && p.Name != r.plan.Target.Pool {
+		if p.Name != r.plan.Train.Pool && p.Name != r.trainedOn().Pool && p.Name != r.plan.Target.Pool {
 			out = append(out, fmt.Sprintf("pool %s (%s)", p.Name, p.Vendor))
 		}
 	}

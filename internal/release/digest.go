@@ -55,17 +55,42 @@ func (r *run) intact(past StageResult) error {
 	return nil
 }
 
+// programOf is a trainer's name and its command, if it has one, with the digest of
+// a file in place of its path: of every element that is an absolute path to a
+// file, as the release file's ./ and ../ have become.
+func programOf(trainer string, command []string) ([]string, error) {
+	out := append([]string{trainer}, command...)
+	for i, e := range command {
+		if !filepath.IsAbs(e) {
+			continue // text
+		}
+		if info, err := os.Stat(e); err != nil || !info.Mode().IsRegular() {
+			continue // a path to something else, or to be
+		}
+		digest, err := store.FileDigest(e)
+		if err != nil {
+			return nil, err
+		}
+		out[i+1] = "sha256:" + digest
+	}
+	return out, nil
+}
+
 // inputDigest is what a stage's result depends on, in one digest.
 func (r *run) inputDigest(st stage) (string, error) {
 	inputs, err := st.inputs(r)
 	if err != nil {
 		return "", err
 	}
+	return digestOf(st.name, st.version, inputs)
+}
+
+func digestOf(stage string, version int, inputs any) (string, error) {
 	b, err := json.Marshal(struct {
 		Stage   string
 		Version int
 		Inputs  any
-	}{st.name, st.version, inputs})
+	}{stage, version, inputs})
 	if err != nil {
 		return "", err
 	}

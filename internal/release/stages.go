@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -74,7 +75,7 @@ func stages() []stage {
 		{name: "label", version: 1, inputs: labelInputs, act: actLabel, load: loadInto(func(r *run) **label.Report { return &r.label })},
 		{name: "plan", version: 1, inputs: planInputs, act: actPlan, load: loadInto(func(r *run) **plan.Plan { return &r.plan })},
 		{name: "qualify", version: 1, inputs: qualifyInputs, act: actQualify, load: loadInto(func(r *run) **qualify.Report { return &r.qualify })},
-		{name: "train", version: 1, inputs: trainInputs, act: actTrain, load: loadInto(func(r *run) **train.Report { return &r.train })},
+		{name: "train", version: trainVersion, inputs: trainInputs, act: actTrain, load: loadInto(func(r *run) **train.Report { return &r.train })},
 		{name: "convert", version: 1, inputs: convertInputs, act: actConvert, load: loadInto(func(r *run) **convert.RunReport { return &r.convert })},
 		{name: "verify", version: 1, inputs: verifyInputs, act: actVerify, load: loadInto(func(r *run) **verify.Report { return &r.verify })},
 		{name: "compare", version: 1, inputs: compareInputs, act: actCompare, load: loadInto(func(r *run) **compare.Report { return &r.compare })},
@@ -141,14 +142,23 @@ func planInputs(r *run) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []any{r.spec.Pools, r.spec.Plan, trainWithoutPaths(r.spec.Train), nodes, model, r.label.Dataset.Digest, plan.Permissions(r.spec, r.Now())}, nil
+	return []any{poolsWithoutCommands(r.spec.Pools), r.spec.Plan, trainWithoutPaths(r.spec.Train), nodes, model, r.label.Dataset.Digest, plan.Permissions(r.spec, r.Now())}, nil
 }
 
 // trainWithoutPaths is the recipe with contents in place of paths.
 func trainWithoutPaths(t spec.Train) spec.Train {
-	t.Model, t.GRPO.Problems = "", ""
+	t.Model, t.GRPO.Problems, t.Command = "", "", nil
 	t.Supervise, t.Fallback = spec.Supervise{}, spec.Budgets{} // how a run is watched is no part of what it makes
 	return t
+}
+
+// poolsWithoutCommands is the pools as the plan sees them: which trainer, not how it is started.
+func poolsWithoutCommands(pools []spec.Pool) []spec.Pool {
+	out := slices.Clone(pools)
+	for i := range out {
+		out[i].Command = nil
+	}
+	return out
 }
 
 func actPlan(ctx context.Context, r *run) (outcome, error) {
@@ -200,13 +210,58 @@ func actQualify(ctx context.Context, r *run) (outcome, error) {
 	return outcome{report: rep, gate: rep.Gate, line: line}, nil
 }
 
+const trainVersion = 1
+
 func trainInputs(r *run) (any, error) {
 	model, err := optionalDigest(r.spec.Train.Model)
 	if err != nil {
 		return nil, err
 	}
 	problems, err := optionalDigest(r.spec.Train.GRPO.Problems)
-	return []any{trainWithoutPaths(r.spec.Train), r.spec.Seed, model, problems, r.label.Dataset.Digest, r.plan.Train.Pool}, err
+	if err != nil {
+		return nil, err
+	}
+	in := []any{trainWithoutPaths(r.spec.Train), r.spec.Seed, model, problems, r.label.Dataset.Digest, r.plan.Train.Pool}
+	program, err := programOf(r.spec.TrainerOf(r.plan.Train.Pool))
+	if err != nil {
+		return nil, err
+	}
+	if len(program) > 1 || program[0] != r.spec.Train.Trainer { // else trainWithoutPaths has it
+		in = append(in, program)
+	}
+	changed, err := r.changedFallback(in)
+	if err != nil || changed == nil {
+		return in, err
+	}
+	return append(in, changed), nil
+}
+
+// changedFallback is the program of the pool in which an earlier run on these
+// inputs ended, if it is no longer the one that ended it. Until a run has ended
+// with it, a fallback's program may be mended without the run's beginning anew.
+func (r *run) changedFallback(in []any) ([]string, error) {
+	digest, err := digestOf("train", trainVersion, in)
+	if err != nil {
+		return nil, err
+	}
+	for i := len(r.records) - 1; i >= 0; i-- {
+		rec := r.records[i]
+		var past StageResult
+		var rep train.Report
+		if rec.Stage != "train" || rec.Event != "passed" || rec.Digest != digest || json.Unmarshal(rec.Data, &past) != nil {
+			continue
+		}
+		b, err := os.ReadFile(past.Evidence)
+		if err != nil || json.Unmarshal(b, &rep) != nil || rep.Pool == r.plan.Train.Pool {
+			return nil, nil // damaged: it will not be reused as it is
+		}
+		now, err := programOf(r.spec.TrainerOf(rep.Pool))
+		if err != nil || slices.Equal(now, rep.Program) {
+			return nil, err
+		}
+		return now, nil
+	}
+	return nil, nil
 }
 
 func (r *run) recipe() spec.Recipe {

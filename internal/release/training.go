@@ -35,17 +35,29 @@ func (r *run) training() (train.Input, error) {
 	return in, err
 }
 
-// trainingPool is a placement as the supervisor wants it.
+// trainingPool is a placement as the supervisor wants it, with what trains there.
 func (r *run) trainingPool(p plan.Placement) (train.Pool, error) {
-	argv, ok := r.Trainers[r.spec.Train.Trainer]
-	if !ok {
-		return train.Pool{}, fmt.Errorf("no trainer is called %q; there are: %v", r.spec.Train.Trainer, sortedKeys(r.Trainers))
+	name, command := r.spec.TrainerOf(p.Pool)
+	return r.poolWith(p, name, command)
+}
+
+// poolWith is a placement with a trainer; command is that of spec.TrainerCommand.
+func (r *run) poolWith(p plan.Placement, name string, command []string) (train.Pool, error) {
+	argv := command
+	if name != spec.TrainerCommand {
+		var ok bool
+		if argv, ok = r.Trainers[name]; !ok {
+			return train.Pool{}, fmt.Errorf("no trainer is called %q; there are: %v, and %s", name, sortedKeys(r.Trainers), spec.TrainerCommand)
+		}
 	}
 	ex, err := r.executorOf(p.Pool)
 	if err != nil {
 		return train.Pool{}, err
 	}
 	pool := train.Pool{Name: p.Pool, Argv: argv, Executor: ex, Devices: []device.Device{p.Device}}
+	if pool.Program, err = programOf(name, command); err != nil {
+		return train.Pool{}, err
+	}
 	for _, s := range r.spec.Pools {
 		if s.Name == p.Pool {
 			pool.Price = s.Price
@@ -67,65 +79,64 @@ func (r *run) trainingPool(p plan.Placement) (train.Pool, error) {
 // fallback is the next pool that can train, with the budgets after which it is
 // considered; nil where there is none, or no budget is set.
 func (r *run) fallback() (*train.Fallback, error) {
-	b := r.spec.Train.Fallback
-	if !b.Set() {
+	o, b := r.otherOption(), r.spec.Train.Fallback
+	if o == nil {
 		return nil, nil
 	}
-	for _, o := range r.plan.Options {
-		training := o.Role == spec.Preferred || o.Role == spec.Fallback
-		if !training || o.Rejected != "" || o.Placement == nil || o.Pool == r.plan.Train.Pool {
-			continue
-		}
-		pool, err := r.trainingPool(*o.Placement)
-		if err != nil {
-			return nil, err
-		}
-		f := &train.Fallback{
-			Pool: pool, Authorized: b.Authorized, Terms: r.terms(o, pool),
-			Budgets: train.Budgets{
-				CleanWithin: time.Duration(b.CleanWithin), CleanSteps: b.CleanSteps, Hangs: b.Hangs, Breaches: b.Breaches, Floor: b.ETTR, Window: time.Duration(b.Window),
-			},
-		}
-		// The reference trainer judges, where it is what trains: it is this node's processors then.
-		if reference, ok := r.Trainers["reference"]; ok && r.spec.Train.Trainer != "reference" && r.plan.Reference != nil {
-			judge, err := r.trainingPool(*r.plan.Reference)
-			if err != nil {
-				return nil, err
-			}
-			judge.Argv = reference
-			f.Judge = &judge
-		}
-		return f, nil
+	pool, err := r.trainingPool(*o.Placement)
+	if err != nil {
+		return nil, err
 	}
-	return nil, nil
-}
-
-// terms is what the decision needs of the plan. What the plan does not know of
-// the other pool is a wide range, and says so.
-func (r *run) terms(other plan.Option, pool train.Pool) plan.Terms {
-	b := r.spec.Train.Fallback
-	t := plan.Terms{
-		Pool: r.plan.Train.Pool, Fallback: other.Pool, PreAuthorized: b.Authorized,
-		Expected:   plan.Range{Low: 0.5, High: 1, Source: "nothing is known of the pool's interruptions"},
-		Preference: plan.Hours(time.Duration(b.Preference).Hours()), DayWorth: plan.Money(b.DayWorth),
-		Budget: plan.Budget{Floor: b.ETTR, Breaches: b.Breaches},
-		Other: plan.Side{
-			Rate:  plan.Range{Low: 0.3, High: 1, Source: "not measured"},
-			Queue: plan.Range{Low: 0, High: 24, Source: "assumed"}, Migration: plan.Range{Low: 0.1, High: 4, Source: "assumed"},
-			Price: plan.Money(pool.Price),
+	f := &train.Fallback{
+		Pool: pool, Authorized: b.Authorized, Terms: terms(r.plan, r.spec, *o), SameQueue: r.executorName(o.Pool) == r.executorName(r.plan.Train.Pool),
+		Budgets: train.Budgets{
+			CleanWithin: time.Duration(b.CleanWithin), CleanSteps: b.CleanSteps, Hangs: b.Hangs, Breaches: b.Breaches, Floor: b.ETTR, Window: time.Duration(b.Window),
 		},
 	}
-	if s := r.plan.Seconds; s != nil && r.plan.Steps > 0 {
-		t.Step, t.Planned = s.P50/plan.Seconds(r.plan.Steps), s.P50.Hours()
-		if o := other.Time; o != nil && o.P50 > 0 {
-			ratio := float64(s.P50) / float64(o.P50)
-			t.Other.Rate = plan.Range{Low: 0.5 * ratio, High: ratio, Source: "the plan's forecast for " + other.Pool}
+	f.Judge, err = r.judge()
+	return f, err
+}
+
+// otherOption is where the run may go on; nil where it may not.
+func (r *run) otherOption() *plan.Option {
+	if !r.spec.Train.Fallback.Set() {
+		return nil
+	}
+	for i, o := range r.plan.Options {
+		trains := o.Role == spec.Preferred || o.Role == spec.Fallback
+		if trains && o.Rejected == "" && o.Placement != nil && o.Pool != r.plan.Train.Pool {
+			return &r.plan.Options[i]
 		}
 	}
+	return nil
+}
+
+// judge says in the reference pool what the fallback's gradients must be: by the
+// trainer that a pool which does nothing else names, else by the reference
+// trainer. nil is the pool that is left, where its trainer is that very one, or
+// there is no reference pool.
+func (r *run) judge() (*train.Pool, error) {
+	if r.plan.Reference == nil {
+		return nil, nil
+	}
+	name, command := spec.TrainerReference, []string(nil)
 	for _, p := range r.spec.Pools {
-		if p.Name == t.Pool {
-			t.Price = plan.Money(p.Price)
+		if p.Name == r.plan.Reference.Pool && p.Trainer != "" && !p.Trains() {
+			name, command = r.spec.TrainerOf(p.Name)
 		}
 	}
-	return t
+	if left, _ := r.spec.TrainerOf(r.plan.Train.Pool); left == name && name == spec.TrainerReference {
+		return nil, nil
+	}
+	pool, err := r.poolWith(*r.plan.Reference, name, command)
+	return &pool, err
+}
+
+func (r *run) executorName(pool string) string {
+	for _, p := range r.spec.Pools {
+		if p.Name == pool {
+			return p.Executor
+		}
+	}
+	return ""
 }

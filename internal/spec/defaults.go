@@ -17,7 +17,7 @@ func New() *Release {
 		},
 		Qualify: Qualify{TwinSteps: 30, GradientTolerance: 1e-2},
 		Train: Train{
-			Trainer: "reference", DType: "float32", Restarts: 3,
+			Trainer: TrainerReference, DType: "float32", Restarts: 3,
 			Checkpoint: Checkpoint{Every: 50, Keep: 3},
 			Supervise:  Supervise{HangFloor: Duration(10 * time.Second), FirstLimit: Duration(30 * time.Minute), UnitLimit: Duration(5 * time.Minute)},
 			Fallback:   Budgets{CleanSteps: 1000, Window: Duration(72 * time.Hour)},
@@ -54,8 +54,9 @@ func (s *Release) derive() {
 	}
 }
 
-// resolvePaths makes the file's paths absolute, from the file's folder.
-func (s *Release) resolvePaths() {
+// resolvePaths makes the file's paths absolute, from the file's folder. It lists
+// the fields of the files that commands name: of those, nothing else tells.
+func (s *Release) resolvePaths() (files []string) {
 	for _, p := range []*string{
 		&s.Label.Annotations, &s.Train.Model, &s.Train.GRPO.Problems, &s.Verify.Prompts, &s.Compare.Problems,
 	} {
@@ -67,4 +68,5 @@ func (s *Release) resolvePaths() {
 	if p := &s.Train.Torchrun.Python; strings.ContainsRune(*p, '/') && !filepath.IsAbs(*p) {
 		*p = filepath.Join(s.Dir, filepath.FromSlash(*p))
 	}
+	return s.resolveCommands()
 }

@@ -44,8 +44,7 @@ func Load(path string) (*Release, error) {
 	}
 	s.File, s.Dir = abs, filepath.Dir(abs)
 	s.derive()
-	s.resolvePaths()
-	places.validate(s)
+	places.validate(s, s.resolvePaths())
 	if err := places.err(path); err != nil {
 		return nil, err
 	}

@@ -154,6 +154,17 @@ func TestMistakes(t *testing.T) {
 		{"unknown device of the torchrun trainer", "  model: model\n", "  model: model\n  trainer: torchrun\n  torchrun: {device: cude}\n"},
 		{"unknown trainer", "  model: model\n", "  model: model\n  trainer: torchrum\n"},
 		{"torchrun ranks", "  model: model\n", "  model: model\n  torchrun: {nproc: 0, rank: 2}\n"},
+		{"trainer command without a command", "  model: model\n", "  model: model\n  trainer: command\n"},
+		{"command of another trainer", "  model: model\n", "  model: model\n  command: [python3, train.py]\n"},
+		{"command's file is not there", "  model: model\n", "  model: model\n  trainer: command\n  command: [python3, ./train.py, --fast]\n"},
+		{"command's file is a folder", "  model: model\n", "  model: model\n  trainer: command\n  command: [python3, ./data]\n"},
+		{"command by a bare path", "  model: model\n", "  model: model\n  trainer: command\n  command: [scripts/train.sh]\n"},
+		{"empty element of a command", "  model: model\n", "  model: model\n  trainer: command\n  command: [python3, \"\"]\n"},
+		{"pool's command without its trainer", "    roles: [fallback, target]", "    roles: [fallback, target]\n    command: [sh, ./data/problems.jsonl]"},
+		{"pool's trainer without a command", "    roles: [fallback, target]", "    roles: [fallback, target]\n    trainer: command"},
+		{"pool's file is not there", "    roles: [fallback, target]", "    roles: [fallback, target]\n    trainer: command\n    command: [sh, ./train.sh]"},
+		{"trainer of a pool that does not train", "pools:\n", "pools:\n  - {name: there, vendor: cpu, roles: [target], trainer: torchrun}\n"},
+		{"command of the judge without its trainer", "pools:\n", "pools:\n  - {name: there, vendor: cpu, roles: [reference], command: [sh]}\n"},
 		{"unknown format", "w8a8-ascend]", "w8a8-ascned]"},
 		{"unknown vendor", "vendor: cpu", "vendor: tpu9"},
 		{"unknown role", "roles: [fallback, target]", "roles: [fallback, targets]"},
@@ -303,8 +314,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		s.Dir = "/nowhere"
 		s.derive()
-		s.resolvePaths()
-		d.validate(s)
+		d.validate(s, s.resolvePaths())
 		_ = d.err("release.yaml")
 	})
 }

@@ -55,6 +55,9 @@ func rules() []rule {
 		{path: "pools[].roles", about: "preferred and fallback train, reference judges, target serves", example: "[fallback, target]", required: true, min: 1, max: 4},
 		{path: "pools[].price", about: "of one device for an hour, in any currency; 0 = money is not counted", example: "2.5", min: 0, max: 1e6},
 		{path: "pools[].roles[]", example: "fallback", choices: []string{string(Preferred), string(Fallback), string(Reference), string(Target)}},
+		{path: "pools[].trainer", about: "what trains in this pool; default train.trainer. In a pool that is only the reference: the judge of a move", example: "command", choices: Trainers()},
+		{path: "pools[].command", about: "of trainer command; default train.command", example: "[python3, ./train_npu.py]", min: 0, max: 1000},
+		{path: "pools[].command[]", example: "./train_npu.py"},
 
 		{path: "policy", about: "which chips may be used at which stage, where, from and until when; a waiver lifts a clause and goes into the certificate", example: "[{id: home-1, text: no foreign chips in state-funded data centres, vendors: [nvidia], sites: [state]}]", max: 1000},
 		{path: "policy[].id", example: "home-1", required: true},
@@ -81,7 +84,9 @@ func rules() []rule {
 		{path: "qualify.twin_steps", about: "steps of the convergence twin", example: "30", min: 2, max: 10_000},
 		{path: "qualify.gradient_tolerance", about: "largest relative error of a directional derivative against float64 finite differences", example: "0.01", open: true, max: 1},
 
-		{path: "train.trainer", about: "which trainer runs the recipe", example: "reference", choices: []string{"reference", "torchrun"}},
+		{path: "train.trainer", about: "which trainer runs the recipe", example: "reference", choices: Trainers()},
+		{path: "train.command", about: "how your own trainer is started, for trainer command; elements that begin with ./ or ../ are files from the release file's folder", example: "[python3, ./my_train.py]", min: 0, max: 1000},
+		{path: "train.command[]", example: "./my_train.py"},
 		{path: "train.model", about: "folder with config.json, tokenizer.json and the chat template", example: "model", required: true, file: modelFolder},
 		{path: "train.dtype", about: "dtype of weights and arithmetic in training", example: "float32", choices: []string{"float32"}},
 		{path: "train.checkpoint.every", about: "steps between checkpoints", example: "50", min: 1, max: 1e9},

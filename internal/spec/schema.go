@@ -128,7 +128,7 @@ func fixedDefault(path string) (any, bool) {
 	v := reflect.ValueOf(*New())
 	for _, name := range strings.Split(path, ".") {
 		for i := range v.NumField() {
-			if v.Type().Field(i).Tag.Get("json") == name {
+			if fieldName(v.Type().Field(i)) == name {
 				v = v.Field(i)
 				break
 			}

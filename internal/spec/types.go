@@ -43,6 +43,10 @@ type Pool struct {
 	Site     string        `json:"site"`     // where it stands, for the policy; empty = not said
 	Roles    []Role        `json:"roles"`
 	Price    float64       `json:"price"` // of one device for an hour; 0 = money is not counted
+	// Trainer and Command say what trains in this pool where it is not what the
+	// train section says: two kinds of chips are started by two scripts.
+	Trainer string   `json:"trainer,omitempty"`
+	Command []string `json:"command,omitempty"`
 }
 
 // Label configures the label stage.
@@ -76,9 +80,10 @@ type Qualify struct {
 // Train configures the train stage. It is also, paths resolved, the recipe
 // that a trainer reads from TARBERT_RECIPE (see Recipe).
 type Train struct {
-	Trainer    string     `json:"trainer"` // "reference" (default) or "torchrun"
-	Model      string     `json:"model"`   // directory with config.json, tokenizer.json, chat template
-	DType      string     `json:"dtype"`   // "float32"
+	Trainer    string     `json:"trainer"`           // "reference" (default), "torchrun" or "command"
+	Command    []string   `json:"command,omitempty"` // of trainer "command"; elements that begin with ./ or ../ are files from the release file's folder
+	Model      string     `json:"model"`             // directory with config.json, tokenizer.json, chat template
+	DType      string     `json:"dtype"`             // "float32"
 	Checkpoint Checkpoint `json:"checkpoint"`
 	SFT        SFT        `json:"sft"`
 	GRPO       GRPO       `json:"grpo"`

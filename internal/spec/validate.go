@@ -14,13 +14,15 @@ import (
 	"time"
 )
 
-// validate checks the table's rules on every field, then what holds between fields.
-func (d *decoder) validate(s *Release) {
+// validate checks the table's rules on every field, then what holds between
+// fields. files are the fields of the files that commands name.
+func (d *decoder) validate(s *Release, files []string) {
 	d.required()
 	d.fields("", reflect.ValueOf(*s))
 	d.pools(s)
 	d.policy(s)
 	d.training(s)
+	d.trainers(s, files)
 	d.conversion(s)
 	d.serving(s)
 }
@@ -201,7 +203,7 @@ func (d *decoder) pools(s *Release) {
 			roles[r] = true
 			unknown = unknown || !slices.Contains([]Role{Preferred, Fallback, Reference, Target}, r)
 		}
-		training = training || roles[Preferred] || roles[Fallback]
+		training = training || p.Trains()
 		target = target || roles[Target]
 	}
 	if len(s.Pools) == 0 || unknown { // reported already, and what was meant is open

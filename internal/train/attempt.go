@@ -47,7 +47,8 @@ func (s *supervisor) attach(a *Attempt) error {
 	s.watchdog = newWatchdog(s.Limits, s.state.Learned, s.stageOf, a.LastStep, s.now())
 	s.monitor, s.ranks = newMonitor(s.wide), &ranks{}
 	s.ill, s.missing = nil, nil
-	s.ranked.Store(len(a.Ranks) > 0)
+	s.blind = 0
+	s.lookFor(a)
 	s.log = &logTailer{taken: s.state.Reading.Log}
 	if err := s.expect(a); err != nil {
 		return err
@@ -169,6 +170,7 @@ func (s *supervisor) status(ctx context.Context, a *Attempt, w *watcher, st exec
 		a.Unknown++
 		s.state.alarm(a.Number, a.LastStep, alarmUnseen, "the executor cannot see the task: "+st.Reason)
 	case st.State == executor.Running && s.state.Clock.Current == classQueue:
+		a.Waited = s.now().Sub(a.Began).Seconds()
 		s.state.Clock.enter(classOf("setup", a.Number), s.now())
 		s.watchdog.since = s.now()
 	}

@@ -25,7 +25,11 @@ type Fallback struct {
 	Judge      *Pool
 	Authorized bool // switch without asking
 	Budgets    Budgets
-	Terms      plan.Terms // what the decision needs beside the evidence
+	// Terms are what the decision needs beside the evidence; what the run measures
+	// takes the place of what they assume.
+	Terms plan.Terms
+	// SameQueue: both pools' tasks wait for the same executor.
+	SameQueue bool
 	// Consider decides; nil: plan.Consider.
 	Consider func(plan.Terms, plan.Evidence) (plan.Decision, error)
 	// Again is how long after a decision to stay the next one is made; 0 = 1 h.

@@ -61,6 +61,7 @@ type Attempt struct {
 	Resume      string    `json:"resume,omitempty"`
 	ResumeStep  int       `json:"resume_step"`
 	Began       time.Time `json:"began"`
+	Waited      float64   `json:"waited_seconds,omitempty"` // from then until it ran
 	Over        time.Time `json:"ended,omitzero"`
 	Phase       Phase     `json:"phase"`
 	Outcome     Outcome   `json:"outcome,omitempty"`

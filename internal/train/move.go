@@ -36,6 +36,7 @@ type Move struct {
 	At         time.Time     `json:"at"`
 	AfterStep  int           `json:"after_step"`
 	Spent      []string      `json:"budgets_spent"` // with the arithmetic
+	Terms      plan.Terms    `json:"terms"`         // with what was measured by then
 	Decision   plan.Decision `json:"decision"`
 	Arithmetic string        `json:"arithmetic"` // the decision for people
 	Checkpoint string        `json:"checkpoint,omitempty"`
@@ -72,14 +73,15 @@ func (s *supervisor) consider() error {
 	if decide == nil {
 		decide = plan.Consider
 	}
-	d, err := decide(f.Terms, s.evidence(now))
+	terms := f.terms(s.costs(), s.Limits)
+	d, err := decide(terms, s.evidence(now))
 	if err != nil { // no reason to end a run that goes on
 		s.state.alarm(s.lastNumber(), s.lastStep(), alarmAdvice, fmt.Sprintf("%s; whether to go on in pool %s could not be decided: %v", strings.Join(spent, "; "), f.Pool.Name, err))
 		return nil
 	}
 	s.state.Leaning = d.Leaning
 	m := Move{
-		From: s.Pool.Name, To: f.Pool.Name, At: now, AfterStep: s.lastStep(), Spent: spent, Decision: d, Arithmetic: d.String(),
+		From: s.Pool.Name, To: f.Pool.Name, At: now, AfterStep: s.lastStep(), Spent: spent, Terms: terms, Decision: d, Arithmetic: d.String(),
 		Number: len(s.state.Moves) + 1, Phase: Advised,
 	}
 	s.state.Decisions = append(s.state.Decisions, fmt.Sprintf("budget spent: %s; the decision is to %s: %s", strings.Join(spent, "; "), d.Action, strings.Join(d.Reasons, "; ")))

@@ -36,9 +36,11 @@ type Report struct {
 	Torn     int    `json:"torn_events"`
 	FirstBad string `json:"first_malformed,omitempty"`
 	// Pool is where the run ended, Moves how it came there.
-	Pool   string  `json:"pool,omitempty"`
-	Moves  []Move  `json:"moves,omitempty"`
-	Alarms []Alarm `json:"alarms,omitempty"`
+	Pool string `json:"pool,omitempty"`
+	// Program is what trained there, as Pool.Program gave it.
+	Program []string `json:"program,omitempty"`
+	Moves   []Move   `json:"moves,omitempty"`
+	Alarms  []Alarm  `json:"alarms,omitempty"`
 	// Good is the newest checkpoint that counted, Proven the newest whose resumed loss matched.
 	Good     *Kept             `json:"last_good,omitempty"`
 	Proven   *Kept             `json:"last_proven,omitempty"`
@@ -162,7 +164,7 @@ func (s *supervisor) finish(d Decision, skipped []checkpoint.Skipped) (*Report, 
 		Supervisors: s.state.Supervisors,
 		Series:      h.series(), Skipped: skipped, Malformed: h.malformed, Torn: h.torn, FirstBad: h.firstBad,
 		Final: d.Resume, Steps: d.Step,
-		Pool: s.pool().Name, Moves: s.state.Moves, Alarms: s.state.Alarms, Good: s.state.Good, Proven: s.state.Proven,
+		Pool: s.pool().Name, Program: s.pool().Program, Moves: s.state.Moves, Alarms: s.state.Alarms, Good: s.state.Good, Proven: s.state.Proven,
 		Interval: s.interval(), Faults: s.state.Faults, Cordoned: s.state.Cordoned, Adjust: s.state.Adjust,
 	}
 	for _, v := range h.values {

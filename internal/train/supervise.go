@@ -27,6 +27,7 @@ import (
 type Pool struct {
 	Name     string
 	Argv     []string // the trainer's command
+	Program  []string // what trains, for the record: Argv may hold paths that say nothing elsewhere
 	Env      []string
 	Executor executor.Executor
 	// Devices are the chips of an attempt, Spares those that may take the place
@@ -99,9 +100,10 @@ type supervisor struct {
 	resumed  resumption
 	log      *logTailer
 	logged   time.Time
-	ill      map[string]int // looks in a row that saw a chip unhealthy
-	missing  map[int]int    // rank that is gone, to the step after which that was seen
-	ranked   atomic.Bool    // a rank was announced
+	ill      map[string]int                     // looks in a row that saw a chip unhealthy
+	missing  map[int]int                        // rank that is gone, to the step after which that was seen
+	ranked   atomic.Pointer[[]executor.Process] // what the inspector looks for
+	blind    int                                // looks since a rank was announced that did not see every one
 
 	announced chan struct{} // just now
 
