@@ -90,3 +90,9 @@ type Inspector interface {
 	// good as dead afterwards, and the caller ends it.
 	Dump(ctx context.Context, name string, w io.Writer) error
 }
+
+// Checker is an Inspector that can tell of some processes for less than listing all.
+type Checker interface {
+	// Alive gives those of the processes that still run.
+	Alive(ctx context.Context, processes []Process) ([]Process, error)
+}

@@ -128,12 +128,15 @@ type inside struct {
 // insideEvery bounds how late a rank's death is seen whose peers wait for it.
 const insideEvery = 400 * time.Millisecond
 
-// inspector lists the task's processes every now and then, where the executor can.
+// inspector looks every now and then whether the announced ranks' processes are
+// there, where the executor can: at those alone once all were seen, at all of the
+// task's when one is missing.
 func (s *supervisor) inspector(ctx context.Context, helpers *sync.WaitGroup, a *Attempt, out chan<- inside) {
 	look, able := s.pool().Executor.(executor.Inspector)
 	if !able {
 		return
 	}
+	check, _ := s.pool().Executor.(executor.Checker)
 	task := a.Task
 	helpers.Go(func() {
 		tick := time.NewTicker(insideEvery)
@@ -145,8 +148,14 @@ func (s *supervisor) inspector(ctx context.Context, helpers *sync.WaitGroup, a *
 			case <-tick.C:
 			case <-s.announced: // at once, to see the rank alive
 			}
-			if !s.ranked.Load() {
+			ranks := s.ranked.Load()
+			if ranks == nil {
 				continue // nobody announced a rank: there is nothing to look for
+			}
+			if check != nil && len(*ranks) > 0 {
+				if alive, err := check.Alive(ctx, *ranks); err == nil && len(alive) == len(*ranks) {
+					continue
+				}
 			}
 			processes, err := look.Processes(ctx, task)
 			select {
@@ -158,12 +167,40 @@ func (s *supervisor) inspector(ctx context.Context, helpers *sync.WaitGroup, a *
 	})
 }
 
+// mostBlind is how many looks are made for a rank that is never seen: it may have
+// its pid in another namespace.
+const mostBlind = 25
+
+// lookFor says what the inspector is to look for: nil is nothing, an empty list
+// is all there is, since some rank was not seen alive yet.
+func (s *supervisor) lookFor(a *Attempt) {
+	var seen []executor.Process
+	blind := false
+	for _, r := range a.Ranks {
+		if r.Start == 0 {
+			blind = true
+			continue
+		}
+		seen = append(seen, executor.Process{Pid: r.Pid, Start: r.Start})
+	}
+	switch {
+	case blind && s.blind < mostBlind:
+		s.blind++
+		s.ranked.Store(&[]executor.Process{})
+	case len(seen) > 0:
+		s.ranked.Store(&seen)
+	default:
+		s.ranked.Store(nil)
+	}
+}
+
 // takeInside compares the announced ranks with the processes that are there. A
 // rank that is gone in two looks, while no step came, is lost.
 func (s *supervisor) takeInside(a *Attempt, x inside) {
 	if x.err != nil || len(x.processes) == 0 {
 		return // unknown, or the end of the task is about to be told
 	}
+	defer s.lookFor(a)
 	alive := map[int]uint64{}
 	for _, p := range x.processes {
 		alive[p.Pid] = p.Start

@@ -122,6 +122,7 @@ type tail struct {
 	path      string
 	offset    int64 // of the first byte not yet taken in as a whole line
 	skipping  bool  // inside a line that is too long
+	waiting   int64 // the file's size when it held no whole line more
 	malformed int
 	firstBad  string // the first line that could not be read, with its reason
 }
@@ -134,6 +135,9 @@ const longestLine = 1 << 20
 // has none. A file that became shorter is read again from its start: every
 // event is the same when seen twice.
 func (t *tail) read() ([]event, error) {
+	if info, err := os.Stat(t.path); err == nil && (info.Size() == t.offset || info.Size() == t.waiting && t.waiting > t.offset) {
+		return nil, nil // nothing new, as most of the time
+	}
 	f, err := os.Open(t.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -166,6 +170,7 @@ func (t *tail) read() ([]event, error) {
 			t.skipping = true
 			t.offset += int64(len(b))
 		default:
+			t.waiting = t.offset + int64(len(b))
 			return nil, nil
 		}
 	}

@@ -94,7 +94,8 @@ func (s *supervisor) take(a *Attempt, e event, now time.Time) {
 			a.Ranks = map[int]rank{}
 		}
 		a.Ranks[e.Rank] = rank{Pid: e.Pid}
-		s.ranked.Store(true)
+		s.blind = 0
+		s.lookFor(a)
 		select {
 		case s.announced <- struct{}{}:
 		default:

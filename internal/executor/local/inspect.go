@@ -17,7 +17,10 @@ import (
 	"tarbert/internal/executor"
 )
 
-var _ executor.Inspector = (*Executor)(nil)
+var (
+	_ executor.Inspector = (*Executor)(nil)
+	_ executor.Checker   = (*Executor)(nil)
+)
 
 // Processes implements executor.Inspector.
 func (e *Executor) Processes(_ context.Context, name string) ([]executor.Process, error) {
@@ -32,6 +35,17 @@ func (e *Executor) Processes(_ context.Context, name string) ([]executor.Process
 			continue // it ended meanwhile
 		}
 		out = append(out, executor.Process{Pid: p.Pid, Start: p.Start, Command: command(p.Pid), Stopped: st.state == 'T' || st.state == 't'})
+	}
+	return out, nil
+}
+
+// Alive implements executor.Checker.
+func (e *Executor) Alive(_ context.Context, processes []executor.Process) ([]executor.Process, error) {
+	var out []executor.Process
+	for _, p := range processes {
+		if st, err := readStat(p.Pid); err == nil && st.start == p.Start && st.state != 'Z' && st.state != 'X' {
+			out = append(out, p)
+		}
 	}
 	return out, nil
 }

@@ -15,8 +15,10 @@ import (
 	"tarbert/internal/executor"
 )
 
-// Watch implements executor.Executor by looking at the folder every Interval.
-// While it is being ranged over, it keeps the task's lease.
+// Watch implements executor.Executor by looking at the folder every Interval
+// until the task runs. From then on its shim's end wakes it, where the kernel can
+// tell of that, and it looks seldom. While it is being ranged over, it keeps the
+// task's lease.
 func (e *Executor) Watch(ctx context.Context, name string) iter.Seq2[executor.Status, error] {
 	return func(yield func(executor.Status, error) bool) {
 		f, in, err := e.known(name)
@@ -30,6 +32,8 @@ func (e *Executor) Watch(ctx context.Context, name string) iter.Seq2[executor.St
 		tick := time.NewTicker(e.Interval)
 		defer tick.Stop()
 		var last executor.Status
+		var ended <-chan struct{}
+		asked := false
 		for ctx.Err() == nil {
 			st := e.look(ctx, f, in)
 			if ctx.Err() != nil {
@@ -41,12 +45,37 @@ func (e *Executor) Watch(ctx context.Context, name string) iter.Seq2[executor.St
 				}
 				last = st
 			}
+			if st.State == executor.Running && !asked {
+				asked = true
+				if end, release, err := f.shimEnds(); err == nil {
+					defer release()
+					ended = end
+					tick.Reset(seldom * e.Interval)
+				}
+			}
 			select {
 			case <-ctx.Done():
 			case <-tick.C:
+			case <-ended:
+				ended = nil
+				tick.Reset(e.Interval)
 			}
 		}
 	}
+}
+
+// seldom is how many intervals lie between two looks where none is needed: for
+// what is not thought of.
+const seldom = 20
+
+// shimEnds tells when the task's shim has ended, which it does once it has
+// recorded the task's end.
+func (f folder) shimEnds() (ended <-chan struct{}, release func(), err error) {
+	var shim process
+	if err := f.read("shim.json", &shim); err != nil {
+		return nil, nil, err
+	}
+	return shim.ends()
 }
 
 func same(a, b executor.Status) bool {
