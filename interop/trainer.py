@@ -9,7 +9,8 @@ step the loss is held against the twin's; in GRPO so are the rewards, since the
 same random numbers draw the completions. Two ranks (gloo) do the same with
 repeated and with spread weights. A checkpoint that PyTorch only loads and saves
 again keeps every bit of weights and moments. A supervised run whose trainer is
-killed ends in the bits of one that was not.
+killed ends in the bits of one that was not. One whose rollouts no longer match what
+is trained is moved to the other trainer, and its loss goes on as the undisturbed run's.
 """
 
 import argparse
@@ -104,7 +105,7 @@ class Trainers:
     """Both trainers, and the twins that were made of each architecture."""
 
     def __init__(self, tarbert, tmp):
-        self.tarbert, self.tmp, self.count, self.twins = tarbert, tmp, 0, {}
+        self.tarbert, self.tmp, self.count, self.twins, self.calm = tarbert, tmp, 0, {}, None
         write_data(tmp)
         for family in MODELS:
             write_model(tmp / "models" / family, family)
@@ -236,31 +237,35 @@ def refusals(t):
     return "another run's checkpoint (two ranks) and a torn one"
 
 
+HERE = "{name: here, vendor: cpu, roles: [preferred, target]}"
 SPEC = """name: handover
-pools: [{{name: here, vendor: cpu, roles: [preferred, target]}}]
+pools: [{pools}]
 label: {{annotations: {sums}/data/annotations.jsonl}}
 plan: {{deadline: 2h}}
-qualify: {{twin_steps: 4}}
+qualify: {{twin_steps: 2}}
 train:
-  trainer: torchrun
+  {trainer}
   model: model
-  torchrun: {{python: {python}, device: cpu}}
-  checkpoint: {{every: 8}}
+  checkpoint: {{every: 8, keep: 100}}
   sft: {{steps: 24, batch: 8, router_bias: 0.001, optimizer: {{learning_rate: 3e-3, warmup: 3}}}}
-  grpo: {{steps: 2, problems: {sums}/data/problems.jsonl, prompts: 4, samples: 4, max_tokens: 8, optimizer: {{learning_rate: 1e-4}}}}
+  grpo: {{steps: {grpo}, problems: {sums}/data/problems.jsonl, prompts: 4, samples: 4, max_tokens: 8, optimizer: {{learning_rate: 1e-4}}}}
 convert: {{formats: [bf16]}}
 verify: {{margin: {{ratio: 20, delta_nll: 0.01, top1: 0.9}}}}
 compare: {{problems: {sums}/data/held-out.jsonl, non_inferiority: 1, max_tokens: 8}}
 serve: {{smoke: "1+1="}}
 """
+TORCHRUN = "trainer: torchrun\n  torchrun: {{python: {python}, device: cpu}}"
 
 
-def supervised(t, kills):
-    """A release's train stage; kills says after which steps the trainer is killed. Gives the final checkpoint and its report."""
+def supervised(t, kills=(), files=None, pools=HERE, trainer=TORCHRUN.format(python=sys.executable), grpo=2):
+    """A release's train stage; kills says after which steps the trainer is killed. Gives the stage's report; files are put beside the release file."""
     t.count += 1
     home, place = t.tmp / f"home-{t.count}", t.tmp / f"spec-{t.count}"
     write_model(place / "model", "deepseek_v3")
-    (place / "release.yaml").write_text(SPEC.format(sums=SUMS, python=sys.executable))
+    for name, text in (files or {}).items():
+        (place / name).write_text(text)
+        (place / name).chmod(0o755)
+    (place / "release.yaml").write_text(SPEC.format(sums=SUMS, pools=pools, trainer=trainer, grpo=grpo))
     command = [t.tarbert, "--home", home, "--threads", "1", "--json", "train", place]
     with open(place / "log", "wb") as log, open(place / "report", "wb") as report:
         process = subprocess.Popen([str(c) for c in command], stdout=report, stderr=log, start_new_session=True)
@@ -279,24 +284,25 @@ def supervised(t, kills):
                 process.wait(30)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {tail((place / 'log').read_text(errors='replace'))}")
-    final = max(home.glob("releases/*/train-*/checkpoints/**/step-00000026"), key=lambda p: p.stat().st_mtime)
-    return final, json.loads((place / "report").read_text()), len(list(home.glob("releases/*/train-*/attempts/*.jsonl")))
+    stages = json.loads((place / "report").read_text())["stages"]
+    return json.loads(pathlib.Path(stages[-1]["evidence"]).read_text())
 
 
 def reached(events, step):
-    return any(f'"event": "step", "step": {step},' in line for line in events.read_text(errors="replace").splitlines())
+    lines = (json.loads(line) for line in events.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n"))
+    return any(e["event"] == "step" and e["step"] == step for e in lines)
 
 
 def kill_trainer(home):
-    """SIGKILL to every process that runs the harness of this home: found by its command line, so that nobody else's is."""
+    """SIGKILL to every process that trains for this home: found by its environment, so that nobody else's is."""
     found = 0
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                line = (entry / "cmdline").read_bytes().split(b"\0")
+                mine = f"TARBERT_EVENTS={home}/".encode() in (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if any(a.startswith(str(home).encode()) and a.endswith(b"launch.py") for a in line):
+            if mine:
                 os.kill(int(entry.name), signal.SIGKILL)
                 found += 1
     if not found:
@@ -304,17 +310,91 @@ def kill_trainer(home):
 
 
 def killed(t):
-    calm, _, attempts = supervised(t, [])
-    if attempts != 1:
-        raise AssertionError(f"the undisturbed run took {attempts} attempts")
-    rough, report, attempts = supervised(t, [13])
-    ends = [s.get("text") for s in report["stages"] if s["stage"] == "train"]
-    if attempts != 2:
-        raise AssertionError(f"one kill and {attempts} attempts: {ends}")
+    calm, rough = supervised(t), supervised(t, [13])
+    if len(calm["attempts"]) != 1 or len(rough["attempts"]) != 2:
+        raise AssertionError(f"{len(calm['attempts'])} attempts undisturbed, {len(rough['attempts'])} with one kill: {rough['decisions']}")
     for name in ("model.safetensors", "optimizer.safetensors"):
-        if (calm / name).read_bytes() != (rough / name).read_bytes():
+        if pathlib.Path(calm["final"], name).read_bytes() != pathlib.Path(rough["final"], name).read_bytes():
             raise AssertionError(f"{name} differs from the undisturbed run's")
     return "killed after step 13, resumed from 8: weights and moments at step 26 byte for byte those of the undisturbed run"
+
+
+# A chip whose attention is wrong in decoding, where there is one query, and right elsewhere: what is sampled is not
+# what is trained. The product is as it is; only this interpreter is not.
+FAULTY_CHIP = {"chip": """#!/bin/sh
+PYTHONPATH="$(dirname "$0")" exec {python} "$@"
+""", "sitecustomize.py": """import sys
+if any(a.endswith("launch.py") for a in sys.orig_argv):
+    import torch.nn.functional as F
+    right = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda q, *rest, **kw: right(q, *rest, **kw) * (1 if q.shape[-2] > 1 else -3)
+"""}
+# The reference trainer on chips whose meter shows a mismatch in every step of GRPO, and which hold still after the second:
+# its steps take milliseconds, so it is also let run a little at a time, and the supervisor's looks are not too late.
+FAULTY_METER = {"meter.py": """import json, os, signal, subprocess, sys, time
+events, asked, done, over = os.environ["TARBERT_EVENTS"], [], 0, 0
+child = subprocess.Popen(sys.argv[1:], env=os.environ | {"TARBERT_EVENTS": events + ".true"})
+def end(*_):
+    asked.append(child.send_signal(signal.SIGCONT))
+    child.send_signal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, end)
+ended = False
+with open(events, "a", buffering=1) as out:
+    while not ended:
+        ended = child.poll() is not None
+        child.send_signal(signal.SIGCONT if asked else signal.SIGSTOP)
+        lines = open(events + ".true").read().split("\\n")[:-1] if os.path.exists(events + ".true") else []
+        for e in map(json.loads, lines[done:]):
+            if e["event"] == "mismatch":
+                over, e["mean_abs_dlogp"] = over + 1, e["mean_abs_dlogp"] + 0.3
+            out.write(json.dumps(e) + "\\n")
+        done = len(lines)
+        time.sleep(0.05)
+        while over >= 2 and not asked:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+sys.exit(child.returncode)
+"""}
+
+
+def switched(t, here, there, files, who):
+    """A run whose mismatch meter spends its budget goes on in the other pool: the rule decides, the reference judges stored batches, and the loss goes
+    on as if nothing had been."""
+    if t.calm is None:
+        t.calm = supervised(t, trainer="trainer: reference", grpo=16)
+    pools = f"{HERE}, {{name: there, vendor: cpu, roles: [fallback, reference], trainer: {there}}}"
+    run = supervised(t, [13], files, pools, here + "\n  fallback: {authorized: true, breaches: 2}", 16)
+    if [(m["phase"], m["from"], m["to"]) for m in run["moves"]] != [("moved", "here", "there")] or run["pool"] != "there":
+        raise AssertionError(f"moves {run['moves']}, ended in {run['pool']}: {run['decisions']}")
+    move = run["moves"][0]
+    parity, decision = move["parity"], move["decision"]
+    if decision["action"] != "switch" or "parity checks in a row failed" not in " ".join(decision["reasons"]) or decision["needs_human"]:
+        raise AssertionError(f"decision {decision}")
+    if not move["proven"] or move["step"] not in (8, 16) or not parity["passed"] or parity["batches"] != 4 or parity["judge"] != "there":
+        raise AssertionError(f"move from step {move['step']}, proven {move['proven']}: {parity}")
+    gap = max(held(parity["loss_gap"], 1e-5, "the loss gap of the replay"), held(abs(parity["least_ratio"] - 1), GRADIENT, "a layer's gradient"),
+              held(abs(parity["most_ratio"] - 1), GRADIENT, "a layer's gradient"))
+    if [a["outcome"] for a in run["attempts"]] != ["crashed", "left", "done"] or {a["resume_step"] for a in run["attempts"][1:]} != {move["step"]}:
+        raise AssertionError(f"attempts {[(a['outcome'], a['reason']) for a in run['attempts']]}")
+    loss, calm, reward = series(run, "loss"), series(t.calm, "loss"), series(run, "reward")
+    if loss.keys() != calm.keys() or len(loss) != 40 or reward != series(t.calm, "reward"):
+        raise AssertionError(f"steps {sorted(loss)}, rewards {reward}, undisturbed {series(t.calm, 'reward')}")
+    apart = held(max(abs(loss[s] - calm[s]) for s in loss), LOSS, "max |Δ loss| through the switch")
+    final, wanted = pathlib.Path(run["final"]), pathlib.Path(t.calm["final"])
+    weights = held(change_off(final, wanted, wanted.parent / f"step-{move['step']:08d}"), 100 * WEIGHTS, "weights at the end, relative to what changed,")
+    curve = " ".join(("| " if s == move["step"] + 1 else "") + f"{loss[s]:.2f}" for s in range(1, 25))
+    return (f"{who}: {move['budgets_spent'][0]} after step {move['after_step']}; on from proven step {move['step']}; replay of 4 batches × {layers(parity)} layers off by "
+            f"{gap:.1e}; max |Δ loss| {apart:.1e} to the undisturbed run, weights {weights:.1e}; SFT loss {curve}")
+
+
+def series(report, name):
+    return {int(step): value for s in report["series"] if s["name"] == name for step, value in s["points"]}
+
+
+def layers(parity):
+    lines = pathlib.Path(parity["judge_evidence"]).read_text().splitlines()
+    return next(len(e["layers"]) for e in map(json.loads, lines) if e["event"] == "replay")
 
 
 def main():
@@ -344,6 +424,10 @@ def main():
         run("deepseek_v3 replay", replayed, t, "deepseek_v3")
         run("refusals", refusals, t)
         run("killed under supervision", killed, t)
+        chip = {name: text.replace("{python}", sys.executable) for name, text in FAULTY_CHIP.items()}
+        run("switch from PyTorch to the reference trainer", switched, t, TORCHRUN.format(python="./chip"), "reference", chip, "wrong in decoding")
+        meter = f"trainer: command\n  command: [{sys.executable}, ./meter.py, {t.tarbert}, trainer]\n  torchrun: {{python: {sys.executable}, device: cpu}}"
+        run("switch from a script to PyTorch", switched, t, meter, "torchrun", FAULTY_METER, "meter over its bound")
     return checks.finish()
 
 

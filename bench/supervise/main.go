@@ -2,7 +2,9 @@
 // reference trainer on the model of examples/sums, alone and supervised, in
 // turns and in pairs, so that the machine's noise falls on both alike. It prints
 // the paired ratio of the trainer's wall and processor time, and the processor
-// time of the supervisor and its shim beside the trainer's.
+// time of the supervisor and its shim beside the trainer's: in all, which has their
+// start and the last checkpoint's proof in it, and of the supervisor alone from the
+// first step to the last, as a share of one core and with its wake-ups.
 package main
 
 import (
@@ -19,6 +21,7 @@ import (
 	"time"
 
 	"tarbert/internal/executor/local"
+	"tarbert/internal/progress"
 	"tarbert/internal/spec"
 	"tarbert/internal/train"
 )
@@ -37,7 +40,7 @@ func main() {
 }
 
 // cost is what one run took.
-type cost struct{ wall, processor, supervisor float64 }
+type cost struct{ wall, processor, supervisor, steady, wakes float64 }
 
 func run(binary, example, dataset string, steps, pairs int) error {
 	binary, err := filepath.Abs(binary)
@@ -64,8 +67,8 @@ func run(binary, example, dataset string, steps, pairs int) error {
 	t := s.Train
 	t.SFT.Steps, t.GRPO.Steps, t.Checkpoint.Every = steps, 0, max(steps/4, 1)
 	recipe := spec.Recipe{Seed: 1, Dataset: dataset, Train: t, Threads: 2}
-	var wall, processor, own []float64
-	fmt.Printf("%4s  %12s %12s %8s  %12s %12s %8s  %14s\n", "pair", "alone s", "supervised s", "ratio", "alone cpu s", "supervised", "ratio", "supervisor cpu")
+	var wall, processor, own, steady, wakes []float64
+	fmt.Printf("%4s  %12s %12s %8s  %12s %12s %8s  %16s %14s %8s\n", "pair", "alone s", "supervised s", "ratio", "alone cpu s", "supervised", "ratio", "supervisor cpu", "while stepping", "wakes/s")
 	for n := range pairs {
 		order := []bool{n%2 == 0, n%2 != 0}
 		got := map[bool]cost{}
@@ -79,10 +82,11 @@ func run(binary, example, dataset string, steps, pairs int) error {
 		}
 		a, b := got[false], got[true]
 		wall, processor, own = append(wall, b.wall/a.wall), append(processor, b.processor/a.processor), append(own, b.supervisor/b.processor)
-		fmt.Printf("%4d  %12.3f %12.3f %8.4f  %12.3f %12.3f %8.4f  %9.3f s %.2f %%\n", n+1, a.wall, b.wall, b.wall/a.wall, a.processor, b.processor, b.processor/a.processor, b.supervisor, 100*b.supervisor/b.processor)
+		fmt.Printf("%4d  %12.3f %12.3f %8.4f  %12.3f %12.3f %8.4f  %9.3f s %.2f %%  %12.3f %% %7.1f\n", n+1, a.wall, b.wall, b.wall/a.wall, a.processor, b.processor, b.processor/a.processor, b.supervisor, 100*b.supervisor/b.processor, 100*b.steady, b.wakes)
+		steady, wakes = append(steady, b.steady), append(wakes, b.wakes)
 	}
-	fmt.Printf("median  wall %.4f × (%.4f to %.4f), processor %.4f × (%.4f to %.4f); supervisor and shim use %.3f %% of the trainer's processor time\n",
-		median(wall), slices.Min(wall), slices.Max(wall), median(processor), slices.Min(processor), slices.Max(processor), 100*median(own))
+	fmt.Printf("median  wall %.4f × (%.4f to %.4f), processor %.4f × (%.4f to %.4f); supervisor and shim use %.3f %% of the trainer's processor time in all; while stepping the supervisor uses %.3f %% (%.3f to %.3f) of a core and wakes %.1f times a second\n",
+		median(wall), slices.Min(wall), slices.Max(wall), median(processor), slices.Min(processor), slices.Max(processor), 100*median(own), 100*median(steady), 100*slices.Min(steady), 100*slices.Max(steady), median(wakes))
 	return nil
 }
 
@@ -98,10 +102,11 @@ func one(binary, dir string, recipe spec.Recipe, supervised bool) (cost, error) 
 	}
 	times := filepath.Join(dir, "times")
 	argv := []string{"bash", "-c", `TIMEFORMAT="%3R %3U %3S"; { time "$0" trainer 2>&1; } 2> "$TIMES"`, binary}
+	var meter stepMeter
 	self, children := usage(syscall.RUSAGE_SELF), usage(syscall.RUSAGE_CHILDREN)
 	if supervised {
 		_, err := train.Run(context.Background(), train.Input{
-			Release: "bench", Recipe: recipe, Dir: filepath.Join(dir, "stage"), Now: time.Now,
+			Release: "bench", Recipe: recipe, Dir: filepath.Join(dir, "stage"), Now: time.Now, Progress: meter.take,
 			Pool: train.Pool{Name: "here", Argv: argv, Env: []string{"TIMES=" + times}, Executor: local.New(filepath.Join(dir, "tasks"), []string{binary, "shim"}, time.Now)},
 		})
 		if err != nil {
@@ -125,8 +130,38 @@ func one(binary, dir string, recipe spec.Recipe, supervised bool) (cost, error) 
 		// The shim is reaped by a goroutine of the executor's, a moment after the end.
 		<-time.After(200 * time.Millisecond)
 		c.supervisor = usage(syscall.RUSAGE_SELF) - self + max(0, usage(syscall.RUSAGE_CHILDREN)-children-c.processor)
+		c.steady, c.wakes = meter.share()
 	}
 	return c, nil
+}
+
+// stepMeter is what this process, the supervisor, uses from its first step to its last.
+type stepMeter struct{ first, last reading }
+
+type reading struct {
+	at        time.Time
+	processor float64
+	wakes     int64
+}
+
+func (m *stepMeter) take(progress.Update) {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return
+	}
+	m.last = reading{time.Now(), float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9, u.Nvcsw}
+	if m.first.at.IsZero() {
+		m.first = m.last
+	}
+}
+
+// share is of one core, and wake-ups a second.
+func (m *stepMeter) share() (processor, wakes float64) {
+	wall := m.last.at.Sub(m.first.at).Seconds()
+	if wall <= 0 {
+		return 0, 0
+	}
+	return (m.last.processor - m.first.processor) / wall, float64(m.last.wakes-m.first.wakes) / wall
 }
 
 func usage(who int) float64 {
