@@ -30,6 +30,7 @@ type verifyFlags struct {
 	timeout, patience                time.Duration
 	seed                             uint64
 	margin                           spec.Margin
+	alpha, beta                      float64
 	top                              int
 	all, strict                      bool
 	explain                          bool
@@ -104,6 +105,8 @@ The same command after an interruption goes on where it stopped. docs/howto/veri
 	fl.Float64Var(&f.margin.DeltaNLL, "margin-nll", 0.01, "largest |mean ΔNLL|, nats per token; 0 = not used")
 	fl.Float64Var(&f.margin.Top1, "margin-top1", 0.97, "smallest share of equal top-1 tokens; 0 = not used")
 	fl.Float64Var(&f.margin.Clip, "clip", 0.1, "nats at which a token's divergence is clipped")
+	fl.Float64Var(&f.alpha, "alpha", 0.01, "chance of failing a candidate that is inside every margin, in the whole run")
+	fl.Float64Var(&f.beta, "beta", 0.01, "chance of passing a candidate that is outside a margin")
 	f.watch.add(fl)
 	return c
 }
@@ -125,6 +128,9 @@ func (f *verifyFlags) check() error {
 	}
 	if f.count < 1 || f.maxTokens < 1 || f.concurrency < 1 || f.long < 1 {
 		return badUsage("--count, --max-tokens, --long and --concurrency must be at least 1")
+	}
+	if !(f.alpha >= 1e-6 && f.alpha <= 0.2 && f.beta >= 1e-3 && f.beta <= 0.2) {
+		return badUsage("--alpha is %g and --beta %g: from 0.000001 and 0.001 to 0.2", f.alpha, f.beta)
 	}
 	for _, list := range []struct {
 		flag  string
@@ -197,7 +203,7 @@ func (s *sides) run(ctx context.Context) (*verify.Report, error) {
 		return nil, err
 	}
 	in := verify.Input{
-		Spec:    spec.Verify{Prompts: f.prompts, Count: f.count, Top: f.top, Margin: f.margin},
+		Spec:    spec.Verify{Prompts: f.prompts, Count: f.count, Top: f.top, Alpha: f.alpha, Beta: f.beta, Margin: f.margin},
 		Typical: f.margin.Typical, Seed: f.seed, OutDir: s.out, Now: s.now, Progress: s.progress, PerPart: true,
 		Reference: verify.Side{Stack: s.reference.stack}, Candidate: verify.Side{Stack: s.candidate.stack},
 	}

@@ -225,7 +225,7 @@ type runIdentity struct {
 
 func (s *sides) identity() runIdentity {
 	f := *s.flags
-	id := runIdentity{Prompts: f.prompts, Flags: []any{f.seed, f.count, f.maxTokens, f.long, f.top, f.strata, f.all, f.strict, f.stages, f.margin}}
+	id := runIdentity{Prompts: f.prompts, Flags: []any{f.seed, f.count, f.maxTokens, f.long, f.top, f.strata, f.all, f.strict, f.stages, f.margin, f.alpha, f.beta}}
 	for _, e := range append([]*end{s.reference, s.candidate, s.floorEnd}, s.replicas...) {
 		if e != nil {
 			id.Stacks, id.Models = append(id.Stacks, e.stack), append(id.Models, e.identity.Model)

@@ -28,7 +28,7 @@ func New() *Release {
 			},
 			Torchrun: Torchrun{Python: "python3", NProc: 1, Device: "auto", Parallel: "ddp", Precision: "float32", MicroTokens: 4096},
 		},
-		Verify:  Verify{Count: 64, Top: 20, Margin: Margin{Clip: 0.1}},
+		Verify:  Verify{Count: 64, Top: 20, Alpha: 0.01, Beta: 0.01, Margin: Margin{Clip: 0.1}},
 		Compare: Compare{Reward: "answer"},
 		Serve:   Serve{Addr: "127.0.0.1:8000"},
 	}

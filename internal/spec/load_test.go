@@ -68,7 +68,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Convert: Convert{Formats: []string{"bf16", "w8a8-ascend"}},
 		Verify: Verify{
-			Format: "w8a8-ascend", Prompts: filepath.Join(data, "problems.jsonl"), Count: 64, Top: 20,
+			Format: "w8a8-ascend", Prompts: filepath.Join(data, "problems.jsonl"), Count: 64, Top: 20, Alpha: 0.01, Beta: 0.01,
 			Margin: Margin{Ratio: 20, DeltaNLL: 0.01, Top1: 0.98, Clip: 0.1},
 		},
 		Compare: Compare{Problems: filepath.Join(data, "problems.jsonl"), Reward: "answer", NonInferiority: 0.05, MaxTokens: 32},

@@ -152,6 +152,8 @@ func rules() []rule {
 		{path: "verify.prompts", about: "problems whose prompts are compared; default compare.problems", example: "data/held-out.jsonl", file: regularFile},
 		{path: "verify.count", about: "how many prompts", example: "64", min: 2, max: 1e6},
 		{path: "verify.top", about: "k of top-k KL; engines give at most 20", example: "20", min: 1, max: 20},
+		{path: "verify.alpha", about: "chance of failing a candidate that is inside every margin, in the whole run", example: "0.01", min: 1e-6, max: 0.2},
+		{path: "verify.beta", about: "chance of passing a candidate that is outside a margin", example: "0.01", min: 1e-3, max: 0.2},
 		{path: "verify.margin.typical", about: "a token's KL over the floor's on the same token, geometric mean, upper bound; 0 = ratio's", example: "1.5", min: 0, max: 1e6},
 		{path: "verify.margin.ratio", about: "mean clipped KL, upper bound, over the floor's", example: "20", required: true, open: true, max: 1e6},
 		{path: "verify.margin.kl", about: "mean clipped KL in nats, upper bound; 0 = not used", example: "0.01", min: 0, max: 100},

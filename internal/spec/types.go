@@ -247,7 +247,11 @@ type Verify struct {
 	Prompts string `json:"prompts"` // problems file whose prompts, with on-policy continuations, are compared
 	Count   int    `json:"count"`   // how many of them
 	Top     int    `json:"top"`     // k of top-k KL; default 20
-	Margin  Margin `json:"margin"`
+	// Alpha is the chance of failing a candidate that is inside every margin, in
+	// the whole run; Beta of passing one that is outside. Default 0.01 each.
+	Alpha  float64 `json:"alpha"`
+	Beta   float64 `json:"beta"`
+	Margin Margin  `json:"margin"`
 }
 
 // Margin is how far the candidate may be from the reference.

@@ -359,6 +359,9 @@ func (ev *Evidence) validate() error {
 	if !(ev.Spec.Margin.Clip > 0) {
 		return fmt.Errorf("clip is %g", ev.Spec.Margin.Clip)
 	}
+	if a, b := ev.Spec.Alpha, ev.Spec.Beta; !(a >= 0 && a < 0.5 && b >= 0 && b < 0.5) {
+		return fmt.Errorf("alpha is %g and beta %g", a, b)
+	}
 	prompts := make([][]int, len(ev.Prompts))
 	for i, p := range ev.Prompts {
 		prompts[i] = p.Tokens

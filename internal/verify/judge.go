@@ -37,6 +37,10 @@ type Report struct {
 	KL      Interval  `json:"kl"`
 	FloorKL *Interval `json:"floor_kl,omitempty"`
 	Ratio   *Interval `json:"ratio,omitempty"`
+	// Held is the ratio as it is held to its margin (ratioClips): of the bulk of
+	// the tokens. A candidate like the floor has more than 1, one that is the margin
+	// times the floor has the margin.
+	Held *Interval `json:"ratio_held,omitempty"`
 	// Typical is the ratio on a typical token: the geometric mean, over
 	// prompts and tokens, of the token's divergence over the floor's on the same
 	// token. A few heavy tokens, which routers make on both sides, widen Ratio's
@@ -107,6 +111,7 @@ type Quantiles struct {
 type numbers struct {
 	prompts           []Prompt
 	kl, floor, logs   []float64 // logs: of the paired token ratios
+	above, below      []float64 // candidate and floor as the ratio counts them
 	top1, dNLL        []float64
 	floorTop1, floorD []float64
 	kls, floorKLs     tokens
@@ -133,6 +138,13 @@ func reduce(ev *Evidence) numbers {
 		}
 	}
 	n.kls, n.floorKLs = newTokens(kls), newTokens(floors)
+	if len(floors) == 0 {
+		return n
+	}
+	below, above := ratioClips(n.floorKLs.value, ev.Spec.Margin)
+	for i, floor := range floors {
+		n.above, n.below = append(n.above, mean(clipped(kls[i], above))), append(n.below, mean(clipped(floor, below)))
+	}
 	return n
 }
 
@@ -192,7 +204,7 @@ func judge(ev *Evidence) *Report {
 		r.Gate = gate.Of(checks...)
 		return r
 	}
-	estimate(r, ev, n, passLevel)
+	estimate(r, ev, n, ev.passLevel()/2)
 	r.Strata, r.Sequential = strata(ev), decide(ev)
 	if ev.Failure == "" && gate.Of(checks...).Verdict != gate.Inconclusive {
 		checks = append(checks, mainChecks(r, ev)...)
@@ -247,8 +259,10 @@ func estimate(r *Report, ev *Evidence, n numbers, level float64) {
 		q := quantiles(n.floorKLs)
 		r.FloorQuantiles = &q
 		r.FloorTop1, r.FloorDeltaNLL = mean(n.floorTop1), mean(n.floorD)
-		if ratio, ok := b.ratio(n.kl, n.floor, floorResolution*float64(len(n.floor))); ok {
-			r.Ratio = &ratio
+		least := floorResolution * float64(len(n.floor))
+		ratio, ok := b.ratio(n.kl, n.floor, least)
+		if held, able := b.ratio(n.above, n.below, 0); ok && able {
+			r.Ratio, r.Held = &ratio, &held
 			logs := b.mean(n.logs)
 			r.Typical = &Interval{math.Exp(logs.Value), math.Exp(logs.Lower), math.Exp(logs.Upper)}
 			tail := b.percentile(tailRatio(n, nil), func(w []int) float64 { return tailRatio(n, w) })
@@ -355,8 +369,8 @@ func mainChecks(r *Report, ev *Evidence) []gate.Check {
 	note := ""
 	switch {
 	case r.Ratio != nil && m.Ratio > 0:
-		checks = append(checks, s.checkedBy("ratio", r.Ratio.Upper <= m.Ratio, "KL is %.3g× the floor [%.3g, %.3g], allowed %g×",
-			r.Ratio.Value, r.Ratio.Lower, r.Ratio.Upper, m.Ratio))
+		checks = append(checks, s.checkedBy("ratio", r.Held.Upper <= m.Ratio, "KL is %.3g× the floor; held to the margin, %.3g× [%.3g, %.3g], allowed %g×",
+			r.Ratio.Value, r.Held.Value, r.Held.Lower, r.Held.Upper, m.Ratio))
 	case r.Ratio == nil && m.KL <= 0:
 		checks = append(checks, noRatioCheck(r))
 	case r.Ratio == nil:

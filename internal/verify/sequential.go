@@ -43,10 +43,24 @@ type Bounds struct {
 	Upper float64 `json:"upper"`
 }
 
-// passLevel is the chance of a false pass of one gate by its bets, and of
-// one by its interval: together alpha. All gates must be inside, so the
-// weakest one's error is the whole error (Berger 1982).
-const passLevel = alpha / 2
+// passLevel is the chance of a false pass of one gate by its bets. Its interval
+// has half of that as its level, because on real divergences it misses up to
+// twice as often as it says: together they stay within β. All gates must be
+// inside, so the weakest one's error is the whole error (Berger 1982).
+func (ev *Evidence) passLevel() float64 {
+	if b := ev.Spec.Beta; b > 0 {
+		return b / 2
+	}
+	return alpha / 2
+}
+
+// alpha is the chance of a false fail in the whole run.
+func (ev *Evidence) alpha() float64 {
+	if a := ev.Spec.Alpha; a > 0 {
+		return a
+	}
+	return alpha
+}
 
 // failLevel is the chance of a false fail in one family of hypotheses. Half of
 // alpha is for the main part's statistics, which most faults show in; its strata,
@@ -54,26 +68,27 @@ const passLevel = alpha / 2
 func (ev *Evidence) failLevel() float64 {
 	switch {
 	case ev.Families <= 1:
-		return alpha
+		return ev.alpha()
 	case ev.Name == "":
-		return alpha / 2
+		return ev.alpha() / 2
 	}
 	return ev.otherLevel()
 }
 
 // otherLevel is that of each family but the main part's statistics.
-func (ev *Evidence) otherLevel() float64 { return alpha / 2 / float64(max(ev.Families-1, 1)) }
+func (ev *Evidence) otherLevel() float64 { return ev.alpha() / 2 / float64(max(ev.Families-1, 1)) }
 
 // pair is a statistic with its bets: one each way per direction.
 type pair struct {
 	statistic
+	level          float64 // of a false "inside"
 	within, beyond []*wealth
 }
 
-func newPairs(stats []statistic) []pair {
+func (ev *Evidence) newPairs(stats []statistic) []pair {
 	out := make([]pair, len(stats))
 	for i, s := range stats {
-		out[i].statistic = s
+		out[i].statistic, out[i].level = s, ev.passLevel()
 		for range s.directions {
 			out[i].within, out[i].beyond = append(out[i].within, newWealth(s.high)), append(out[i].beyond, newWealth(s.low))
 		}
@@ -99,7 +114,7 @@ func (b *pair) outside() float64 {
 
 // inside says that every direction was shown to be inside.
 func (b *pair) inside() bool {
-	return b.gate && !slices.ContainsFunc(b.within, func(w *wealth) bool { return !w.reached(passLevel) })
+	return b.gate && !slices.ContainsFunc(b.within, func(w *wealth) bool { return !w.reached(b.level) })
 }
 
 // order is that in which bets take the prompts: as they were asked, where that
@@ -136,7 +151,7 @@ func (ev *Evidence) order() []Prompt {
 // the chance that it ever is is at most the level.
 func decide(ev *Evidence) *Sequential {
 	s := &Sequential{Verdict: gate.Inconclusive, Planned: ev.Planned, Level: ev.failLevel()}
-	pairs := newPairs(ev.statistics())
+	pairs := ev.newPairs(ev.statistics())
 	h := &history{margin: ev.Spec.Margin}
 	prompts := ev.order()
 	var failedOnce []Bet // when a run that goes on to its end first failed
@@ -212,7 +227,7 @@ func (s *Sequential) bet(name string) *Bet {
 // ratioSequence inverts the ratio's bets over a grid of ρ: those not rejected
 // at any prompt so far are in it.
 func ratioSequence(ev *Evidence, prompts []Prompt) *Bounds {
-	const steps = 80
+	const steps, level = 80, alpha
 	b := &Bounds{}
 	clips := make([]float64, len(prompts))
 	h := &history{margin: ev.Spec.Margin}
@@ -228,10 +243,10 @@ func ratioSequence(ev *Evidence, prompts []Prompt) *Bounds {
 			above.add(x)  // evidence that the ratio is above rho
 			below.add(-x) // … below
 		}
-		if above.reached(alpha) {
+		if above.reached(level) {
 			b.Lower = rho
 		}
-		if below.reached(alpha) && b.Upper == 0 {
+		if below.reached(level) && b.Upper == 0 {
 			b.Upper = rho
 		}
 	}

@@ -63,7 +63,7 @@ func smallest(r *Report, ev *Evidence) Smallest {
 
 // wouldFail says that one statistic's bets alone fail a changed candidate.
 func (ev *Evidence) wouldFail(st statistic, of int, prompts []Prompt, change func(*Prompt)) bool {
-	b, h := newPairs([]statistic{st}), &history{margin: ev.Spec.Margin}
+	b, h := ev.newPairs([]statistic{st}), &history{margin: ev.Spec.Margin}
 	for _, p := range prompts {
 		change(&p)
 		b[0].add(p, h)

@@ -109,7 +109,7 @@ func (p *Prompt) take(whole Prompt, i int) {
 func (ev *Evidence) stratum(name string, prompts []Prompt) Stratum {
 	s := Stratum{Name: name, Prompts: len(prompts)}
 	clip, logs := ev.Spec.Margin.Clip, 0.0
-	pairs := newPairs(ev.gates())
+	pairs := ev.newPairs(ev.gates())
 	h := &history{margin: ev.Spec.Margin}
 	for _, p := range prompts {
 		s.Tokens += len(p.LogProb)

@@ -23,6 +23,7 @@ type Baseline struct {
 	Candidate Stack
 	Templates []int // prompt tokens of TemplateCases; nil = not asked
 	Margin    float64
+	Alpha     float64 // chance of a false alarm in all the time it is watched
 	prompts   []basePrompt
 }
 
@@ -66,7 +67,7 @@ func ReadBaseline(evidence string) (*Baseline, error) {
 	if err != nil {
 		return nil, fmt.Errorf("baseline %s: %w", evidence, err)
 	}
-	b := &Baseline{Digest: ev.Digest, Candidate: ev.Candidate, Margin: ev.Spec.Margin.DeltaNLL}
+	b := &Baseline{Digest: ev.Digest, Candidate: ev.Candidate, Margin: ev.Spec.Margin.DeltaNLL, Alpha: ev.alpha()}
 	if b.Margin <= 0 {
 		b.Margin = 0.01
 	}

@@ -20,7 +20,7 @@ import (
 // and their mean ΔNLL beyond the margin either way. Every start's wealth is at
 // most 1 on average if the endpoint is as certified, and so is their weighted
 // sum at any time (Ville): in all the time it is watched, a false alarm has a
-// chance of at most alpha. The start with the most wealth is when it began
+// chance of at most α. The start with the most wealth is when it began
 // (Shin, Ramdas and Rinaldo 2024 call this an e-detector).
 type WatchState struct {
 	Evidence float64 // the weighted sum, against "as certified"
@@ -112,7 +112,7 @@ func (s *WatchState) round(e WatchEvent) error {
 	case s.Drift != nil:
 	case e.Note != "":
 		s.Drift = &Drift{before, e.At, e.At, e.Note}
-	case s.Evidence >= 1/alpha:
+	case s.Evidence >= 1/s.baseline.Alpha:
 		s.Drift = &Drift{best.before, best.at, e.At, s.why(e.Moves)}
 	}
 	return nil

@@ -10,6 +10,10 @@ type PackedInt8 struct {
 	wide []int16 // AVX2: groups of two k, widened
 }
 
+// bytesPerTask is the smallest piece of B worth handing to another thread: a
+// core reads it from memory in some 50 µs.
+const bytesPerTask = 1 << 19
+
 // MaxInt8K is the longest sum that GemmInt8 takes: with more than 131,071
 // products of up to 128·128 an int32 could overflow.
 const MaxInt8K = maxInt8K
@@ -63,7 +67,9 @@ func gemmInt8(o *ops, p *Pool, a []int8, m, k int, b *PackedInt8, c []int32) {
 	whole := blockInt8{a: a, m: m, k: k, b: b, c: c, r1: m, p1: panels(b.n)}
 	tasks := 1
 	if p.Threads() > 1 {
-		tasks = min(tasksPerCore*p.Threads(), int(2*float64(m)*float64(k)*float64(b.n)/(4*flopsPerTask)))
+		// With few rows reading B is the work, with many the products are.
+		work := max(2*float64(m)/(4*flopsPerTask), 1.0/bytesPerTask) * float64(k) * float64(b.n)
+		tasks = min(tasksPerCore*p.Threads(), int(work))
 	}
 	if tasks <= 1 {
 		o.blockInt8(whole)
