@@ -147,10 +147,12 @@ func (s *supervisor) inspector(ctx context.Context, helpers *sync.WaitGroup, a *
 				return
 			case <-tick.C:
 			case <-s.announced: // at once, to see the rank alive
+				tick.Reset(insideEvery)
 			}
 			ranks := s.ranked.Load()
-			if ranks == nil {
-				continue // nobody announced a rank: there is nothing to look for
+			if ranks == nil { // nobody announced a rank: there is nothing to look for
+				tick.Stop()
+				continue
 			}
 			if check != nil && len(*ranks) > 0 {
 				if alive, err := check.Alive(ctx, *ranks); err == nil && len(alive) == len(*ranks) {

@@ -66,7 +66,7 @@ func (e *Executor) Watch(ctx context.Context, name string) iter.Seq2[executor.St
 
 // seldom is how many intervals lie between two looks where none is needed: for
 // what is not thought of.
-const seldom = 20
+const seldom = 40
 
 // shimEnds tells when the task's shim has ended, which it does once it has
 // recorded the task's end.
