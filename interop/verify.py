@@ -149,6 +149,7 @@ def vllm_cases(bench):
     return [
         ("vLLM, deepseek_v3, float32, default operations", deepseek, ["--dtype", "float32"], deepseek, "fail", "rotary embedding", QUICK),
         ("vLLM, deepseek_v3, float32, no rotary kernel", deepseek, ["--dtype", "float32", *ROTARY], deepseek, "pass", None, QUICK),
+        ("vLLM, qwen3, float32", qwen, ["--dtype", "float32"], qwen, "pass", None, QUICK),
         ("vLLM, qwen3, bfloat16", qwen, ["--dtype", "bfloat16"], qwen, "pass", None, [*QUICK, *NEAR_TIES]),
         ("vLLM, qwen3, bfloat16, rope_theta 1e6 read as 1e4", bench.dirs["qwen3 rope"], ["--dtype", "bfloat16"], qwen, "fail", "positions", QUICK),
         ("vLLM, qwen3, compressed-tensors W8A8", bench.converted("qwen3", "w8a8-compressed"), ["--dtype", "float32"], qwen, "pass", None, [*QUICK, *QUANTISED]),
@@ -203,6 +204,31 @@ def run_gateways(bench, checks):
                                    "--candidate-header", "x-portkey-provider: openai", "--candidate-header", f"x-portkey-custom-host: {url}/v1",
                                    "--candidate-header", "Authorization: Bearer none", reason="Portkey")
         checks.run("Portkey before our server", behind_portkey)
+
+        gateways = bench.env.parent / "gateways/bin"
+
+        def behind_sglang_router():
+            if not (gateways / "smg").exists():
+                raise Skip("sglang-router is not installed here")
+            port = free_port()
+            command = [gateways / "smg", "launch", "--worker-urls", url, "--host", "127.0.0.1", "--port", port, "--prometheus-port", free_port()]
+            with Server(command, f"http://127.0.0.1:{port}", 60, bench.tmp / "smg.log", env=ENV) as s:
+                wait_for(s.url + "/health")
+                return bench.judge("sglang-router before our server", "inconclusive", qwen, s.url, *QUICK, "--model", "tiny", "--tokenizer", qwen, reason="token-id prompts")
+        checks.run("sglang-router before our server", behind_sglang_router)
+
+        def behind_litellm():
+            if not (gateways / "litellm").exists():
+                raise Skip("LiteLLM is not installed here")
+            port = free_port()
+            config = bench.tmp / "litellm.yaml"
+            config.write_text(json.dumps({"model_list": [{"model_name": "tiny", "litellm_params": {"model": "hosted_vllm/tiny", "api_base": f"{url}/v1", "api_key": "none"}}]}))
+            env = {**ENV, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": "sk-" + secrets.token_hex(16), "PATH": f"{gateways}:{os.environ['PATH']}"}
+            with Server([gateways / "litellm", "--config", config, "--host", "127.0.0.1", "--port", port], f"http://127.0.0.1:{port}", 120, bench.tmp / "litellm.log", env=env) as s:
+                wait_for(s.url + "/health/liveliness", 120)
+                return bench.judge("LiteLLM before our server", "inconclusive", qwen, s.url, *QUICK, "--model", "tiny", "--tokenizer", qwen,
+                                   "--candidate-header", f"Authorization: Bearer {env['LITELLM_MASTER_KEY']}", reason="LiteLLM")
+        checks.run("LiteLLM before our server", behind_litellm)
 
 
 def wait_for(url, seconds=60):

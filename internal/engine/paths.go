@@ -76,7 +76,7 @@ func explain(err error) string {
 	var status *StatusError
 	switch {
 	case errors.As(err, &status) && (strings.Contains(status.Message, "StringOrArray") || strings.Contains(status.Message, "Unmapped prompt format")):
-		return "a gateway refuses token-id prompts (" + strings.TrimSpace(status.Message) + "): verify the engine behind it directly"
+		return "a gateway refuses token-id prompts (" + strings.Join(strings.Fields(status.Message), " ") + "): verify the engine behind it directly"
 	case errors.As(err, &status) && status.Code == 404:
 		return "no such route"
 	case errors.Is(err, ErrNoPromptLogProbs):

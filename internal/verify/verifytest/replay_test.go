@@ -155,7 +155,7 @@ func TestSoakHonestReplays(t *testing.T) {
 				if into = &resampled; d.w8a8 {
 					into = &quantised
 				}
-				for range 30 {
+				for range 40 {
 					into.add(ev.Replay(runPrompts, r))
 				}
 			}
