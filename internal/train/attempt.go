@@ -179,9 +179,7 @@ func (s *supervisor) status(ctx context.Context, a *Attempt, w *watcher, st exec
 
 // tick is one look at everything that is written down somewhere.
 func (s *supervisor) tick(ctx context.Context, a *Attempt, w *watcher) error {
-	if err := s.drain(ctx, a); err != nil {
-		return err
-	}
+	s.drain(ctx, a)
 	now := s.now()
 	if w.unknown || s.state.Clock.Current == classQueue { // what cannot be seen is not late
 		s.watchdog.unseen(now.Sub(s.watchdog.at))
@@ -265,9 +263,7 @@ func (s *supervisor) end(ctx context.Context, a *Attempt, last executor.Status) 
 			last = st
 		}
 	}
-	if err := s.drain(quiet, a); err != nil {
-		return err
-	}
+	s.drain(quiet, a)
 	s.drainVerifier(a)
 	interrupted := s.state.Trouble != nil && s.state.Trouble.Outcome == Interrupted
 	if err := s.conclude(quiet, a, last); err != nil {

@@ -11,7 +11,7 @@ const logEvery = time.Second
 
 // drain takes in the events written since the last call. A file that cannot be
 // read is unknown: it is noted, and tried again.
-func (s *supervisor) drain(ctx context.Context, a *Attempt) error {
+func (s *supervisor) drain(ctx context.Context, a *Attempt) {
 	took := false
 	for {
 		events, err := s.tail.read()
@@ -37,9 +37,10 @@ func (s *supervisor) drain(ctx context.Context, a *Attempt) error {
 	}
 	s.state.Clock.tick(s.now())
 	if took && s.now().Sub(s.saved) >= saveEvery {
-		return s.save(a.Phase)
+		if err := s.save(a.Phase); err != nil { // it announces no act: the run goes on, and so does its supervisor
+			s.state.alarm(a.Number, a.LastStep, alarmDisk, fmt.Sprintf("the supervisor's state could not be written, and is tried again: %v", err))
+		}
 	}
-	return nil
 }
 
 // drainLog is what is left where a trainer is silent on the contract: its log.

@@ -2,28 +2,20 @@ package train
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"tarbert/internal/checkpoint"
-	"tarbert/internal/executor"
 	"tarbert/internal/executor/executortest"
 	"tarbert/internal/gate"
 	"tarbert/internal/progress"
-	"tarbert/internal/store"
 	"tarbert/internal/tensor"
 )
 
@@ -257,184 +249,6 @@ func TestBadExitAfterAllIsDoneIsNoted(t *testing.T) {
 	}
 }
 
-// The supervisor is killed right after each of its writes in turn; the next one
-// takes over. The trainer never runs twice at once, never more often than
-// without the kill, and the weights are those of an undisturbed run.
-func TestSupervisorIsKilledAtEachState(t *testing.T) {
-	for script, most := range map[string]int{"clean": 1, "crash@5": 2} {
-		t.Run(script, func(t *testing.T) {
-			t.Parallel()
-			killed := 0
-			for n := 1; ; n++ {
-				if n > 50 {
-					t.Fatal("the supervisor never gets through")
-				}
-				dir := t.TempDir()
-				var stderr bytes.Buffer
-				cmd := exec.Command(self()[0], "supervisor", dir, script, strconv.Itoa(n))
-				cmd.Stderr = &stderr
-				err := cmd.Run()
-				alive := err == nil
-				if !alive && !killedBy(cmd, syscall.SIGKILL) {
-					t.Fatalf("kill %d: %v\n%s", n, err, stderr.String())
-				}
-				r := run(t, input(dir, script))
-				finished(t, dir, r)
-				if got := len(runs(t, dir)); got != most {
-					t.Errorf("kill %d: the trainer ran %d times, want %d: %+v", n, got, most, r.Attempts)
-				}
-				if r.Supervisors != 2 {
-					t.Errorf("kill %d: %d supervisors, want 2", n, r.Supervisors)
-				}
-				if alive {
-					break
-				}
-				killed++
-			}
-			// Starting, watching, stopping, ended for each attempt, and the report.
-			if want := 4*most + 1; killed < want {
-				t.Errorf("killed at %d writes, want at least %d", killed, want)
-			}
-		})
-	}
-}
-
-func killedBy(cmd *exec.Cmd, sig syscall.Signal) bool {
-	ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	return ok && ws.Signaled() && ws.Signal() == sig
-}
-
-// A supervisor that was killed while the trainer worked finds it at work, reads
-// on where it stopped, and books the gap as its own.
-func TestLiveTrainerIsAdopted(t *testing.T) {
-	dir := t.TempDir()
-	cmd := exec.Command(self()[0], "supervisor", dir, "waits@5", "2") // dies once it watches
-	if err := cmd.Run(); err == nil || !killedBy(cmd, syscall.SIGKILL) {
-		t.Fatalf("supervisor: %v", err)
-	}
-	in := input(dir, "waits@5")
-	in.Pool.Argv = self("trainer", "something-else-now", dir) // a new binary must not matter to a live attempt
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	in.Progress = func(u progress.Update) {
-		if u.Done == 5 { // the live trainer waits for us here
-			if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
-				cancel(err)
-			}
-		}
-	}
-	r, err := Run(ctx, in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	finished(t, dir, r)
-	if len(r.Attempts) != 1 || len(runs(t, dir)) != 1 {
-		t.Errorf("attempts %+v: want the one that was alive", r.Attempts)
-	}
-	if r.Ledger.Classes[classSupervision] <= 0 {
-		t.Errorf("ledger %v: the gap is in no class", r.Ledger.Classes)
-	}
-}
-
-// A person's interruption ends the trainer, even a stopped one; the same command goes on.
-func TestInterruption(t *testing.T) {
-	for _, script := range []string{"waits@5", "stopped@5"} {
-		t.Run(script, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			in := input(dir, script)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			in.Progress = func(u progress.Update) {
-				if u.Done == 5 {
-					cancel()
-				}
-			}
-			if r, err := Run(ctx, in); !errors.Is(err, context.Canceled) || r != nil {
-				t.Fatalf("Run = %v, %v; want canceled", r, err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			in.Progress = nil
-			r := run(t, in)
-			finished(t, dir, r)
-			if len(r.Attempts) != 2 || r.Attempts[0].Outcome != Interrupted || r.Attempts[1].ResumeStep != 4 {
-				t.Errorf("attempts %+v", r.Attempts)
-			}
-		})
-	}
-}
-
-// Another run's task under the same name is ended and left alone; ours takes the next number.
-func TestForeignTaskOfTheSameName(t *testing.T) {
-	dir := t.TempDir()
-	in := input(dir, "clean")
-	if err := in.Pool.Executor.Start(t.Context(), executor.Task{Name: "r-1-train-1", Argv: []string{"/bin/sh", "-c", "sleep 1000"}}); err != nil {
-		t.Fatal(err)
-	}
-	r := run(t, in)
-	finished(t, dir, r)
-	if len(r.Attempts) != 1 || r.Attempts[0].Task != "r-1-train-2" {
-		t.Errorf("attempts %+v, want task r-1-train-2", r.Attempts)
-	}
-	for st, err := range in.Pool.Executor.Watch(t.Context(), "r-1-train-1") {
-		if err != nil || st.State != executor.Exited {
-			t.Errorf("the other task is %s, %v", st.State, err)
-		}
-	}
-}
-
-// fakeRun is a run on an executor that misbehaves, with a trainer in its goroutine.
-func fakeRun(t *testing.T, b executortest.Behaviour) (Input, *executortest.Fake, string) {
-	dir := t.TempDir()
-	in := input(dir, "")
-	f := executortest.NewFake(time.Now)
-	b.Body = func(_ context.Context, task executor.Task, _ io.Writer) int {
-		tr := &trainer{notes: dir, recipe: in.Recipe, weights: []float32{1, 2, 3, 4}}
-		var err error
-		for _, kv := range task.Env {
-			if path, ok := strings.CutPrefix(kv, "TARBERT_EVENTS="); ok {
-				tr.events, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-			}
-			if path, ok := strings.CutPrefix(kv, "TARBERT_CHECKPOINTS="); ok {
-				tr.root = path
-			}
-		}
-		if err != nil {
-			return 90
-		}
-		defer tr.events.Close()
-		for tr.step < in.Recipe.Steps() {
-			tr.next(false)
-			if tr.step%2 == 0 && tr.save() != nil {
-				return 91
-			}
-		}
-		tr.say(`{"event":"done","step":%d}`, tr.step)
-		return 0
-	}
-	f.On("", b)
-	in.Pool.Executor = f
-	return in, f, dir
-}
-
-// The regression that matters most: 25 lost polls on a healthy run restart nothing.
-func TestUnknownRestartsNothing(t *testing.T) {
-	in, f, dir := fakeRun(t, executortest.Behaviour{Unknown: 25})
-	r := run(t, in)
-	finished(t, dir, r)
-	if got := f.Started(); len(got) != 1 {
-		t.Errorf("started %v, want one task", got)
-	}
-	if len(r.Attempts) != 1 || r.Attempts[0].Unknown != 25 {
-		t.Errorf("attempts %+v, want one with 25 unknown", r.Attempts)
-	}
-	if got := f.Stopped(); len(got) != 1 {
-		t.Errorf("stopped %v, want once, after the end", got)
-	}
-}
-
 // A trainer that names no sections is accounted for all the same.
 func TestTrainerWithoutSections(t *testing.T) {
 	in, _, dir := fakeRun(t, executortest.Behaviour{})
@@ -442,54 +256,6 @@ func TestTrainerWithoutSections(t *testing.T) {
 	finished(t, dir, r)
 	if r.Ledger.Classes[classStep] <= 0 {
 		t.Errorf("ledger %v", r.Ledger.Classes)
-	}
-}
-
-// Where the executor fails, there is no verdict; asking again goes on.
-func TestExecutorTroubleIsTheEnvironments(t *testing.T) {
-	broken := errors.New("no room")
-	for what, b := range map[string]executortest.Behaviour{
-		"start": {StartError: broken}, "watch": {WatchError: broken}, "stop": {StopError: broken},
-	} {
-		t.Run(what, func(t *testing.T) {
-			in, f, _ := fakeRun(t, b)
-			if r, err := Run(t.Context(), in); !errors.Is(err, broken) || !errors.Is(err, store.ErrEnvironment) {
-				t.Fatalf("Run = %v, %v; want the executor's error as the environment's", r, err)
-			}
-			if n := len(f.Started()); n > 1 {
-				t.Errorf("%d tasks were started", n)
-			}
-			if what != "start" {
-				return
-			}
-			// The attempt was written down before the start: where the executor works again, it goes on.
-			mended, _, _ := fakeRun(t, executortest.Behaviour{})
-			mended.Dir = in.Dir
-			if r := run(t, mended); len(r.Attempts) != 1 || r.Supervisors != 2 {
-				t.Errorf("attempts %+v by %d supervisors, want the one that was written down", r.Attempts, r.Supervisors)
-			}
-		})
-	}
-}
-
-func TestStateThatIsNotOurs(t *testing.T) {
-	for name, text := range map[string]string{
-		"torn": `{"version":1,`, "newer": `{"version":99}`, "no clock": `{"version":1,"attempts":[]}`,
-		"no task": `{"version":1,"attempts":[{"number":1,"phase":"watching"}],"clock":{"classes":{},"attempt":{},"marks":{}}}`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			in := input(t.TempDir(), "clean")
-			if err := os.MkdirAll(in.Dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(in.Dir, "supervisor.json"), []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			r, err := Run(t.Context(), in)
-			if err == nil || !strings.Contains(err.Error(), "move the folder away") {
-				t.Errorf("Run = %v, %v; want a refusal that says what to do", r, err)
-			}
-		})
 	}
 }
 

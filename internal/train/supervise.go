@@ -2,7 +2,6 @@ package train
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,61 +18,8 @@ import (
 	"tarbert/internal/executor"
 	"tarbert/internal/plan"
 	"tarbert/internal/progress"
-	"tarbert/internal/spec"
 	"tarbert/internal/store"
 )
-
-// Pool is where attempts run: a trainer's command, and the chips it gets.
-type Pool struct {
-	Name     string
-	Argv     []string // the trainer's command
-	Program  []string // what trains, for the record: Argv may hold paths that say nothing elsewhere
-	Env      []string
-	Executor executor.Executor
-	// Devices are the chips of an attempt, Spares those that may take the place
-	// of one that is left out. Without any, none is counted or looked at.
-	Devices []device.Device
-	Spares  []device.Device
-	// Visible is what makes a process see these chips only.
-	Visible func([]device.Device) []string
-	// Sample reads chips' state; it may fail or hang, and is unknown then.
-	Sample func(ctx context.Context, ids []string) ([]device.Sample, error)
-	// Remedy is the vendor's word on a fault code.
-	Remedy func(code string) device.Remedy
-	Price  float64 // of a chip for an hour
-}
-
-// Input is what the stage works with.
-type Input struct {
-	Release  string // prefix of task names
-	Recipe   spec.Recipe
-	Dir      string // the stage's own; checkpoints and events go below it
-	Pool     Pool
-	Fallback *Fallback // nil: there is none
-	Limits   Limits
-	// Adapt lets the checkpoint interval follow what was measured, from one attempt to the next.
-	Adapt bool
-	Now   func() time.Time
-	// Elapsed is monotonic time; nil: the process's own. No jump of Now moves it.
-	Elapsed  func() time.Duration
-	Progress progress.Func
-	// Poll is how often the events file is read; 0 = 250 ms. It is most of what
-	// supervision costs, and far below what is learned from it.
-	Poll time.Duration
-	// Farewell is how long a trainer may take to exit after its done event; 0 = 2 minutes.
-	Farewell time.Duration
-	// SampleEvery is how often chips are looked at; 0 = 10 s.
-	SampleEvery time.Duration
-	// LogPattern reads steps from the log of a trainer that does not speak the
-	// contract: named groups step, loss, grad_norm. The usual ones are known.
-	LogPattern *regexp.Regexp
-
-	// written, if set, is told of every phase right after it is on disk: the
-	// points at which tests kill the supervisor.
-	written func(Phase)
-	// wide is how many steps in a row make a spike wide; 0 = 10.
-	wide int
-}
 
 // stopGrace is how long a trainer may take to end a step and exit when asked.
 const stopGrace = 20 * time.Second
@@ -281,86 +227,6 @@ func ids(devices []device.Device) []string {
 func (s *supervisor) forget() error {
 	s.state.Judged = len(s.state.Attempts)
 	return s.save(Ended)
-}
-
-// begin writes down that an attempt will start. attempt starts it, because a
-// supervisor that died in between must do so too.
-func (s *supervisor) begin(d Decision, skipped []checkpoint.Skipped) error {
-	if err := s.retain(d.Resume); err != nil {
-		return err
-	}
-	s.state.Adjust.Skip = append(s.state.Adjust.Skip, d.Skip...)
-	s.state.Adjust.Rate = append(s.state.Adjust.Rate, d.Slower...)
-	if best := s.interval(); s.Adapt && best.Steps > 0 {
-		s.state.Every = best.Steps
-	}
-	if err := s.writeRequests(); err != nil {
-		return err
-	}
-	use, _ := s.chips()
-	s.state.Attempts = append(s.state.Attempts, Attempt{
-		Resume: d.Resume, ResumeStep: d.Step, LastStep: d.Step, Skipped: skipped, Saved: -1,
-		Pool: s.pool().Name, Devices: ids(use), Began: s.now(), Ranks: map[int]rank{}, Recovered: map[Rung]int{},
-	})
-	a := &s.state.Attempts[len(s.state.Attempts)-1]
-	number := 1
-	if n := len(s.state.Attempts); n > 1 {
-		number = s.state.Attempts[n-2].Number + 1
-	}
-	s.state.Reading, s.state.Trouble = reading{}, nil
-	s.state.Clock.begin()
-	return s.number(a, number)
-}
-
-func (s *supervisor) recipePath() string { return filepath.Join(s.Dir, "recipe.json") }
-func (s *supervisor) adjustPath() string { return filepath.Join(s.Dir, "adjust.json") }
-
-// writeRequests writes the recipe and what is asked beside it.
-func (s *supervisor) writeRequests() error {
-	recipe := s.Recipe
-	recipe.Train.Checkpoint.Every = s.state.Every
-	for path, v := range map[string]any{s.recipePath(): recipe, s.adjustPath(): s.state.Adjust} {
-		b, err := json.MarshalIndent(v, "", "  ")
-		if err != nil {
-			return fmt.Errorf("prepare the run: %w", err)
-		}
-		if err := store.WriteFile(path, append(b, '\n'), 0o644); err != nil {
-			return fmt.Errorf("prepare the run: %w", err)
-		}
-	}
-	return nil
-}
-
-// number names the attempt, its task, its events file and its folder of
-// checkpoints, and writes that down.
-func (s *supervisor) number(a *Attempt, n int) error {
-	a.Number, a.Task = n, fmt.Sprintf("%s-train-%d", s.Release, n)
-	a.Events = filepath.Join(s.Dir, "attempts", fmt.Sprintf("attempt-%03d.jsonl", n))
-	a.Checkpoints = attemptDir(s.Dir, n)
-	use, _ := s.chips()
-	s.state.Task = s.task(s.pool(), use, a.Task, map[string]string{
-		"EVENTS": a.Events, "CHECKPOINTS": a.Checkpoints, "RESUME": a.Resume, "RECIPE": s.recipePath(),
-	})
-	a.Phase = Starting
-	return s.save(Starting)
-}
-
-// task is a trainer's task with the contract's environment.
-func (s *supervisor) task(p Pool, use []device.Device, name string, contract map[string]string) *executor.Task {
-	t := &executor.Task{Name: name, Argv: p.Argv, Dir: s.Dir, Env: slices.Clone(p.Env)}
-	if p.Visible != nil && len(use) > 0 {
-		t.Env = append(t.Env, p.Visible(use)...)
-	}
-	contract["ADJUST"] = ""
-	if len(s.state.Adjust.Skip)+len(s.state.Adjust.Rate) > 0 {
-		contract["ADJUST"] = s.adjustPath()
-	}
-	for _, name := range []string{"EVENTS", "CHECKPOINTS", "RESUME", "RECIPE", "ADJUST", "REPLAY"} {
-		t.Env = append(t.Env, "TARBERT_"+name+"="+contract[name])
-	}
-	// A Python trainer prints its stacks when it is told to abort.
-	t.Env = append(t.Env, "PYTHONFAULTHANDLER=1")
-	return t
 }
 
 // move takes the running attempt to its next phase and writes that down.
