@@ -73,3 +73,32 @@ func TestDumpAsksPySpy(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The real py-spy: make it known by TARBERT_PY_SPY=/path/to/py-spy.
+func TestDumpByTheRealPySpy(t *testing.T) {
+	spy := os.Getenv("TARBERT_PY_SPY")
+	if spy == "" {
+		t.Skip("TARBERT_PY_SPY is not set")
+	}
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no python3")
+	}
+	t.Setenv("PATH", filepath.Dir(spy)+":"+os.Getenv("PATH"))
+	ex, dir := fresh(t), t.TempDir()
+	script := "import time\ndef waits_for_its_peers():\n    open('up', 'w')\n    time.sleep(600)\nwaits_for_its_peers()\n"
+	if err := ex.Start(t.Context(), executor.Task{Name: "p", Argv: []string{python, "-c", script}, Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "python is up", func() bool { _, err := os.Stat(filepath.Join(dir, "up")); return err == nil })
+	var dump bytes.Buffer
+	if err := ex.Dump(t.Context(), "p", &dump); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(dump.String(), "waits_for_its_peers (<string>:4)") {
+		t.Errorf("dump:\n%s", dump.String())
+	}
+	if err := ex.Stop(t.Context(), "p", 0); err != nil {
+		t.Fatal(err)
+	}
+}
