@@ -321,7 +321,7 @@ func (s *supervisor) conclude(ctx context.Context, a *Attempt, last executor.Sta
 	if err := s.seal(a); err != nil {
 		return err
 	}
-	newest, _, err := s.newestGood()
+	newest, _, err := s.newestGood(nil)
 	if err != nil {
 		return err
 	}

@@ -91,14 +91,18 @@ func (s *supervisor) seal(a *Attempt) error {
 	return nil
 }
 
-// newestGood is the newest checkpoint that counts, with those passed over.
-func (s *supervisor) newestGood() (*checkpoint.Entry, []checkpoint.Skipped, error) {
+// newestGood is the newest checkpoint that counts, with those passed over; with
+// only, the newest whose step that allows.
+func (s *supervisor) newestGood(only func(step int) bool) (*checkpoint.Entry, []checkpoint.Skipped, error) {
 	all, err := s.candidates()
 	if err != nil {
 		return nil, nil, err
 	}
 	var skipped []checkpoint.Skipped
 	for _, c := range all {
+		if only != nil && !only(c.Step) {
+			continue
+		}
 		reason := c.skip
 		if reason == "" {
 			if err := s.check(c.Dir); err != nil {

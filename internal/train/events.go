@@ -112,8 +112,8 @@ func (s *supervisor) take(a *Attempt, e event, now time.Time) {
 		s.watchdog.unseen(now.Sub(s.watchdog.since)) // it is at work: the unit begins anew
 	case "mismatch":
 		if v, ok := e.values["mean_abs_dlogp"]; ok {
-			s.found(a, e.Step, s.monitor.mismatch(e.Step, v))
-			s.state.Breaches = s.monitor.over
+			s.found(a, e.Step, mismatch(e.Step, v))
+			s.parity(e.Step, v <= mismatchMost)
 		}
 	case "step":
 		s.takeStep(a, e, now)
@@ -172,9 +172,22 @@ func (s *supervisor) watch1(a *Attempt, e event, act bool) {
 		s.state.alarm(a.Number, e.Step, alarmData, data)
 	}
 	if bad != "" {
-		s.state.Breaches++
+		s.parity(a.ResumeStep+1, false)
 		s.state.alarm(a.Number, e.Step, alarmResume, bad)
 		s.trouble(a, BadResume, a.ResumeStep+1, bad)
+	}
+}
+
+// parity counts the breaches in a row, and remembers where they began.
+func (s *supervisor) parity(step int, holds bool) {
+	switch {
+	case holds:
+		s.state.Breaches, s.state.BreachFrom = 0, 0
+	case s.state.Breaches == 0:
+		s.state.Breaches, s.state.BreachFrom = 1, step
+	default:
+		s.state.Breaches++
+		s.state.BreachFrom = min(s.state.BreachFrom, step)
 	}
 }
 

@@ -172,3 +172,54 @@ func superviseUntil(t *testing.T, dir string, n int) (alive bool) {
 	}
 	return err == nil
 }
+
+// Parity breaches decide at once, by the plan's own rule, and what was saved since
+// they began is left behind, proven or not, unless there is nothing else.
+func TestParityBreachesAreLeftBehind(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		from int
+		step func(int) bool // of the checkpoint that the run goes on from
+		says string
+	}{
+		{"after two saves", 25, func(step int) bool { return step == 20 }, "from the last good checkpoint from before the breaches began in step 25 (none was proven), step 20"},
+		{"before the first save", 5, func(step int) bool { return step > 5 }, "none is left from before the breaches began in step 5"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir, in := fallbackRun(t, groupPlan{Faults: []planted{{Kind: "mismatch", Step: tt.from, X: 0.3}}}, groupPlan{}, true)
+			in.Fallback.Consider, in.Fallback.Budgets = nil, Budgets{Breaches: 3}
+			in.Fallback.Terms = plan.Terms{
+				Step: 1, Planned: 1, Expected: plan.Range{Low: 0.5, High: 1}, Other: plan.Side{Rate: plan.Range{Low: 0.5, High: 1}}, PreAuthorized: true,
+				Budget: plan.Budget{Breaches: 3},
+			}
+			r := run(t, in)
+			sound(t, dir, r)
+			scenario{}.finished(t, r)
+			if len(r.Moves) != 1 || r.Moves[0].Phase != Moved || r.Pool != "b" {
+				t.Fatalf("moves %+v, ended in pool %q\n%s", r.Moves, r.Pool, r.Text())
+			}
+			m := r.Moves[0]
+			if m.Decision.Action != plan.Switch || m.Proven || m.BreachFrom != tt.from || !tt.step(m.Step) {
+				t.Errorf("decision %+v, from step %d, breaches from %d", m.Decision, m.Step, m.BreachFrom)
+			}
+			if !strings.Contains(r.Text(), tt.says) {
+				t.Errorf("the report does not say %q:\n%s", tt.says, r.Text())
+			}
+		})
+	}
+}
+
+// A parity check that holds ends a row of breaches.
+func TestRowsOfBreaches(t *testing.T) {
+	s := newSupervisor(Input{})
+	s.state = &state{}
+	for i, step := range []struct {
+		step, breaches, from int
+		holds                bool
+	}{{5, 1, 5, false}, {6, 2, 5, false}, {7, 0, 0, true}, {9, 1, 9, false}, {8, 2, 8, false}} {
+		if s.parity(step.step, step.holds); s.state.Breaches != step.breaches || s.state.BreachFrom != step.from {
+			t.Errorf("check %d: %d in a row from step %d, want %d from %d", i+1, s.state.Breaches, s.state.BreachFrom, step.breaches, step.from)
+		}
+	}
+}

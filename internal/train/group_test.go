@@ -326,6 +326,11 @@ func (g *group) update(s, data int, grad []float64, seconds []float64) {
 		fmt.Printf("step: %d  loss: %.5f  grad_norm: %.4f\n", s, loss, math.Sqrt(norm))
 	}
 	g.say(e)
+	for _, f := range g.plan.Faults {
+		if f.Kind == "mismatch" && s >= f.Step {
+			g.say(map[string]any{"event": "mismatch", "step": s, "mean_abs_dlogp": f.X})
+		}
+	}
 }
 
 // number is null where JSON has no word for it.

@@ -70,7 +70,6 @@ type monitor struct {
 	norms   []float64 // logarithms
 	high    int       // norms in a row far above the baseline
 	zero    int
-	over    int // mismatches in a row above the bound
 }
 
 func newMonitor(wide int) *monitor {
@@ -162,25 +161,20 @@ func (m *monitor) norm(step int, x float64) []finding {
 	return nil
 }
 
-// mismatch takes the mean |Δ log p| between rollout and trainer.
-func (m *monitor) mismatch(step int, x float64) []finding {
+// mismatch judges the mean |Δ log p| between rollout and trainer.
+func mismatch(step int, x float64) []finding {
 	switch {
 	case x > mismatchMost:
-		m.over++
 		return []finding{{kind: alarmMismatch, from: step, text: fmt.Sprintf("rollout and trainer differ by %.3g nats a token (more than %g): what is sampled is not what is trained", x, mismatchMost)}}
 	case x > mismatchWarn:
-		m.over = 0
 		return []finding{{kind: alarmMismatch, from: step, text: fmt.Sprintf("rollout and trainer differ by %.3g nats a token (0.04 to 0.1 is worth a look)", x)}}
 	}
-	m.over = 0
 	return nil
 }
 
 // reset forgets losses and norms, as a new recipe stage asks for.
 func (m *monitor) reset() {
-	over := m.over
 	*m = *newMonitor(m.wide)
-	m.over = over
 }
 
 // ranks scores each rank's own step time.

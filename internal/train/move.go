@@ -42,8 +42,10 @@ type Move struct {
 	Checkpoint string        `json:"checkpoint,omitempty"`
 	Step       int           `json:"step"`
 	Proven     bool          `json:"proven"`
-	Parity     *Parity       `json:"parity,omitempty"`
-	Number     int           `json:"number"`
+	// BreachFrom is the step in which the parity breaches began, if that is why.
+	BreachFrom int     `json:"breaches_from,omitempty"`
+	Parity     *Parity `json:"parity,omitempty"`
+	Number     int     `json:"number"`
 }
 
 // consider looks whether a budget is spent, and decides then. It is called
@@ -188,17 +190,37 @@ func (s *supervisor) migrate(ctx context.Context) error {
 	return s.moved(m, p)
 }
 
-// chooseForMove takes the last proven checkpoint; where none was proven, the last good one.
+// chooseForMove takes the last proven checkpoint; where none was proven, the last
+// good one. What was saved in a step of a parity breach, or after it, holds
+// updates that the recipe does not ask for: it is taken only if there is no other.
 func (s *supervisor) chooseForMove(m *Move) error {
-	if p := s.state.Proven; p != nil && s.check(p.Dir) == nil && s.state.Suspect[p.Dir] == "" {
+	m.BreachFrom = s.state.BreachFrom
+	clean := func(step int) bool { return m.BreachFrom == 0 || step < m.BreachFrom }
+	if p := s.state.Proven; p != nil && clean(p.Step) && s.state.Suspect[p.Dir] == "" && s.check(p.Dir) == nil {
 		m.Checkpoint, m.Step, m.Proven = p.Dir, p.Step, true
 		return nil
 	}
-	e, _, err := s.newestGood()
+	e, _, err := s.newestGood(clean)
+	if err == nil && e == nil {
+		e, _, err = s.newestGood(nil)
+	}
 	if err == nil && e != nil {
 		m.Checkpoint, m.Step = e.Dir, e.Step
 	}
 	return err
+}
+
+// checkpoint is what the run goes on from, in words.
+func (m *Move) checkpoint() string {
+	switch {
+	case m.Proven:
+		return "last proven checkpoint"
+	case m.BreachFrom > 0 && m.Step >= m.BreachFrom:
+		return fmt.Sprintf("last good checkpoint (none is left from before the breaches began in step %d)", m.BreachFrom)
+	case m.BreachFrom > 0:
+		return fmt.Sprintf("last good checkpoint from before the breaches began in step %d (none was proven)", m.BreachFrom)
+	}
+	return "last good checkpoint (none was proven)"
 }
 
 // moved ends a move.
@@ -206,18 +228,15 @@ func (s *supervisor) moved(m *Move, p Parity) error {
 	m.Parity = &p
 	if p.Passed {
 		m.Phase = Moved
-		from := "last proven checkpoint"
-		if !m.Proven {
-			from = "last good checkpoint (none was proven)"
-		}
-		s.state.Decisions = append(s.state.Decisions, fmt.Sprintf("pool %s → %s from the %s, step %d: %s", m.From, m.To, from, m.Step, strings.Join(p.Reasons, "; ")))
+		s.state.Decisions = append(s.state.Decisions, fmt.Sprintf("pool %s → %s from the %s, step %d: %s", m.From, m.To, m.checkpoint(), m.Step, strings.Join(p.Reasons, "; ")))
 		for i := range s.state.Attempts { // what comes after it was never proven
 			if a := &s.state.Attempts[i]; a.From == 0 || a.From > m.Step+1 {
 				a.From, a.Why = m.Step+1, fmt.Sprintf("the run went on in pool %s from step %d", m.To, m.Step)
 			}
 		}
 		s.state.OnFallback, s.state.PoolSince, s.state.PoolAttempt = true, s.now(), len(s.state.Attempts)
-		s.state.Breaches, s.state.Leaning, s.state.Judged = 0, 0, len(s.state.Attempts)
+		s.state.Breaches, s.state.BreachFrom = 0, 0
+		s.state.Leaning, s.state.Judged = 0, len(s.state.Attempts)
 		s.state.Learned = durations{} // other chips, other times
 		s.state.rewindMarks(m.Step)
 		s.state.Clock.hold(s.heldDevices(s.Fallback.Pool), s.Fallback.Pool.Price, s.now())

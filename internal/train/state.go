@@ -87,6 +87,7 @@ type state struct {
 	Move        *Move         `json:"move,omitempty"` // under way
 	Moves       []Move        `json:"moves,omitempty"`
 	Breaches    int           `json:"breaches"`
+	BreachFrom  int           `json:"breaches_from,omitempty"` // the step in which they began
 }
 
 // Kept is a checkpoint that counts.

@@ -259,7 +259,7 @@ func (s *supervisor) snapshot() (Snapshot, []checkpoint.Skipped, error) {
 	if n := len(s.state.Attempts); n > 0 {
 		snap.Moved = s.state.Attempts[n-1].Pool != s.pool().Name || !slices.Equal(s.state.Attempts[n-1].Devices, ids(use))
 	}
-	e, skipped, err := s.newestGood()
+	e, skipped, err := s.newestGood(nil)
 	if err != nil {
 		return snap, skipped, err
 	}

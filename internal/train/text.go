@@ -98,11 +98,7 @@ func (r *Report) movesText(b *strings.Builder) {
 			b.WriteString("  " + line)
 		}
 		if m.Checkpoint != "" {
-			what := "last proven"
-			if !m.Proven {
-				what = "last good"
-			}
-			fmt.Fprintf(b, "  from the %s checkpoint, step %d\n", what, m.Step)
+			fmt.Fprintf(b, "  from the %s, step %d\n", m.checkpoint(), m.Step)
 		}
 		if p := m.Parity; p != nil {
 			verdict := "inconclusive"
