@@ -37,7 +37,6 @@ func (s *supervisor) begin(d Decision, skipped []checkpoint.Skipped) error {
 		number = s.state.Attempts[n-2].Number + 1
 	}
 	s.state.Reading, s.state.Trouble = reading{}, nil
-	s.state.Clock.begin()
 	return s.number(a, number)
 }
 

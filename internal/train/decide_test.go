@@ -204,3 +204,40 @@ func TestLostWorkIsWhatIsDoneAgain(t *testing.T) {
 		t.Errorf("wall = %v s, want 30", got.Wall)
 	}
 }
+
+// Going back further than the last attempt began, as a move to another pool may,
+// takes the earlier attempts' work back as well, at what it cost then.
+func TestLostWorkOfEarlierAttempts(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	c := newClock(at(0), 2, 1)
+	c.enter(classStep, at(0))
+	c.mark(5, at(10)) // 10 s are safe
+	c.enter(classRecovery, at(20))
+	c.rewind(5) // 10 s are lost
+	c.enter(classStep, at(20))
+	c.mark(8, at(30))    // 10 s more are safe
+	c.hold(4, 3, at(35)) // other chips
+	c.mark(8, at(36))    // and the same step again
+	c.tick(at(40))       // 5 s there
+	c.enter("", at(40))  // nobody's
+	c.rewind(7)          // of 5 and 8, 5 is the one that counts
+	got := c.ledger()
+	if got.Classes[classStep] != 10 || got.Classes[classLost] != 30 {
+		t.Errorf("%v s of steps and %v s lost, want 10 and 30", got.Classes[classStep], got.Classes[classLost])
+	}
+	if want := 2.0*10 + 2*15 + 4*5; got.Devices[classLost] != want {
+		t.Errorf("%v device-seconds lost, want %v", got.Devices[classLost], want)
+	}
+	if want := (2.0*10 + 2*15 + 3*4*5) / 3600; math.Abs(got.Money[classLost]-want) > 1e-12 {
+		t.Errorf("%v money lost, want %v", got.Money[classLost], want)
+	}
+	for step := range 3 * mostKept {
+		c.mark(step, at(40))
+	}
+	if len(c.Kept) > mostKept {
+		t.Errorf("%d checkpoints are remembered, want at most %d", len(c.Kept), mostKept)
+	}
+	if _, newest := c.Kept[3*mostKept-1]; !newest {
+		t.Error("the newest checkpoint is not remembered")
+	}
+}

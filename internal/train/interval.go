@@ -22,14 +22,15 @@ const priorFailure = 24 * 3600
 
 // bestInterval is Daly's optimum for the blocking cost of a save and the mean
 // time between failures, which is taken as Gamma-distributed with one failure
-// a day seen beforehand.
-func bestInterval(saveSum float64, saves int, stepSum float64, steps, failures int, wall float64, inUse int) Interval {
+// a day seen beforehand. A save shorter than the time between two looks is mostly
+// seen to take none: one more that took as long as that is counted.
+func bestInterval(look, saveSum float64, saves int, stepSum float64, steps, failures int, wall float64, inUse int) Interval {
 	r := Interval{Saves: saves, InUse: inUse}
 	if saves < 2 || steps < 10 || stepSum <= 0 {
 		r.Text = "too few saves or steps were seen to tell the best interval"
 		return r
 	}
-	r.Save, r.Step = saveSum/float64(saves), stepSum/float64(steps)
+	r.Save, r.Step = (saveSum+look)/float64(saves+1), stepSum/float64(steps)
 	r.Between = (wall + priorFailure) / float64(failures+1)
 	tau := daly(r.Save, r.Between)
 	r.Steps = max(1, int(math.Round(tau/r.Step)))

@@ -1,6 +1,8 @@
 package train
 
 import (
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -52,6 +54,10 @@ func newSums() sums {
 	return sums{Wall: map[string]time.Duration{}, Devices: map[string]time.Duration{}, Money: map[string]float64{}}
 }
 
+func (s sums) clone() sums {
+	return sums{Wall: maps.Clone(s.Wall), Devices: maps.Clone(s.Devices), Money: maps.Clone(s.Money)}
+}
+
 func (s sums) add(class string, d time.Duration, devices int, price float64) {
 	s.Wall[class] += d
 	s.Devices[class] += d * time.Duration(devices)
@@ -70,27 +76,26 @@ type clock struct {
 	Run     time.Duration `json:"run"`
 	Devices int           `json:"devices"` // held now
 	Price   float64       `json:"price"`   // of one for an hour
-	// Attempt is what the running attempt has put into the classes that a crash can turn into lost work.
-	Attempt map[string]time.Duration `json:"attempt"`
-	// Marks are the Attempt sums at each checkpoint, by step.
-	Marks map[int]map[string]time.Duration `json:"marks"`
+	// Done is what is in the result so far of the classes that going back can turn
+	// into lost work, Kept what it was at each checkpoint, by step.
+	Done sums         `json:"done"`
+	Kept map[int]sums `json:"kept"`
 }
+
+// mostKept bounds the checkpoints that are remembered; of older ones every other goes.
+const mostKept = 128
 
 func newClock(now time.Time, devices int, price float64) *clock {
 	now = now.Round(0) // the wall clock, as it will be read back after a restart
-	c := &clock{Began: now, Classes: newSums(), Current: classSupervision, Since: now, Devices: devices, Price: price}
-	c.begin()
-	return c
+	return &clock{
+		Began: now, Classes: newSums(), Current: classSupervision, Since: now, Devices: devices, Price: price,
+		Done: newSums(), Kept: map[int]sums{},
+	}
 }
 
 // sound says whether a clock that was read from a file can go on.
 func (c *clock) sound() bool {
-	return c != nil && c.Classes.Wall != nil && c.Classes.Devices != nil && c.Classes.Money != nil && c.Attempt != nil && c.Marks != nil
-}
-
-// begin forgets what the last attempt did: none of it can be lost any more.
-func (c *clock) begin() {
-	c.Attempt, c.Marks = map[string]time.Duration{}, map[int]map[string]time.Duration{}
+	return c != nil && c.Classes.Wall != nil && c.Classes.Devices != nil && c.Classes.Money != nil && c.Done.Wall != nil && c.Done.Devices != nil && c.Done.Money != nil && c.Kept != nil
 }
 
 // enter closes the current interval and begins one of the given class. A clock
@@ -99,7 +104,7 @@ func (c *clock) enter(class string, now time.Time) {
 	if passed := now.Round(0).Sub(c.Since); passed > 0 {
 		c.Classes.add(c.Current, passed, c.Devices, c.Price)
 		if redoable(c.Current) {
-			c.Attempt[c.Current] += passed
+			c.Done.add(c.Current, passed, c.Devices, c.Price)
 		}
 		c.Since = c.Since.Add(passed)
 		c.Run += passed
@@ -122,11 +127,9 @@ func (c *clock) absent(now time.Time) {
 // tick brings the sums up to date.
 func (c *clock) tick(now time.Time) { c.enter(c.Current, now) }
 
-// hold changes how many devices are held from now on, and what they cost. What
-// was done so far is in the result: it could no longer be taken back at its own price.
+// hold changes how many devices are held from now on, and what they cost.
 func (c *clock) hold(devices int, price float64, now time.Time) {
 	c.tick(now)
-	c.begin()
 	c.Run = 0
 	c.Devices, c.Price = devices, price
 }
@@ -142,11 +145,16 @@ func redoable(class string) bool {
 // mark remembers what had been done when the checkpoint of step became durable.
 func (c *clock) mark(step int, now time.Time) {
 	c.tick(now)
-	at := map[string]time.Duration{}
-	for k, v := range c.Attempt {
-		at[k] = v
+	// Of higher steps nothing stands any more: the trainer went back by itself.
+	maps.DeleteFunc(c.Kept, func(s int, _ sums) bool { return s > step })
+	c.Kept[step] = c.Done.clone()
+	if len(c.Kept) > mostKept {
+		for i, old := range slices.Sorted(maps.Keys(c.Kept))[:mostKept/2] {
+			if i%2 == 1 {
+				delete(c.Kept, old)
+			}
+		}
 	}
-	c.Marks[step] = at
 }
 
 // hung moves the last stretch of the current class, at most what it has, to the
@@ -155,11 +163,11 @@ func (c *clock) hung(silent time.Duration, now time.Time) {
 	c.tick(now)
 	silent = min(silent, c.Run)
 	if redoable(c.Current) {
-		silent = min(silent, c.Attempt[c.Current])
-		for _, kept := range c.Marks { // what is in a checkpoint is no part of a hang
-			silent = min(silent, c.Attempt[c.Current]-kept[c.Current])
+		silent = min(silent, c.Done.Wall[c.Current])
+		for _, kept := range c.Kept { // what is in a checkpoint is no part of a hang
+			silent = min(silent, c.Done.Wall[c.Current]-kept.Wall[c.Current])
 		}
-		c.Attempt[c.Current] -= max(silent, 0)
+		c.Done.add(c.Current, -max(silent, 0), c.Devices, c.Price)
 	}
 	if silent > 0 {
 		c.Classes.add(c.Current, -silent, c.Devices, c.Price)
@@ -168,16 +176,29 @@ func (c *clock) hung(silent time.Duration, now time.Time) {
 	c.Current, c.Run = classHang, 0
 }
 
-// rewind turns what the ended attempt did past the checkpoint of step into lost work.
+// rewind turns what was done past the checkpoint of step into lost work, by
+// whichever attempt in whichever pool: at what it took and cost then.
 func (c *clock) rewind(step int) {
-	kept := c.Marks[step] // nil: nothing of this attempt is kept
-	for class, done := range c.Attempt {
-		if lost := done - kept[class]; lost > 0 {
-			c.Classes.add(class, -lost, c.Devices, c.Price)
-			c.Classes.add(classLost, lost, c.Devices, c.Price)
+	at, kept := -1, newSums() // nothing is kept
+	for s, k := range c.Kept {
+		switch {
+		case s > step:
+			delete(c.Kept, s)
+		case s > at:
+			at, kept = s, k
 		}
 	}
-	c.begin()
+	for class, done := range c.Done.Wall {
+		lose(c.Classes.Wall, class, done-kept.Wall[class])
+		lose(c.Classes.Devices, class, c.Done.Devices[class]-kept.Devices[class])
+		lose(c.Classes.Money, class, c.Done.Money[class]-kept.Money[class])
+	}
+	c.Done = kept.clone()
+}
+
+func lose[T time.Duration | float64](from map[string]T, class string, lost T) {
+	from[class] -= lost
+	from[classLost] += lost
 }
 
 // useful is the time in kept steps and rollouts.

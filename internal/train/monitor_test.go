@@ -259,11 +259,15 @@ func TestDaly(t *testing.T) {
 			}
 		}
 	})
-	r := bestInterval(20, 10, 500, 1000, 3, 86400*3, 50)
+	r := bestInterval(2, 20, 10, 500, 1000, 3, 86400*3, 50)
 	if tau := daly(2, (86400*3+priorFailure)/4); r.Steps != int(math.Round(tau/0.5)) || r.Save != 2 {
 		t.Errorf("%+v, want %v steps", r, tau/0.5)
 	}
-	if r := bestInterval(0, 0, 0, 0, 9, 1e6, 50); r.Steps != 0 {
+	if r := bestInterval(0.25, 0, 0, 0, 0, 9, 1e6, 50); r.Steps != 0 {
 		t.Errorf("%+v from nothing", r)
+	}
+	// Saves that fell between two looks cost something all the same.
+	if r := bestInterval(0.25, 0, 9, 500, 1000, 0, 86400, 50); r.Save != 0.025 || r.Steps < 50 {
+		t.Errorf("%+v from nine saves that nobody saw", r)
 	}
 }

@@ -239,6 +239,7 @@ func (s *supervisor) moved(m *Move, p Parity) error {
 		s.state.Leaning, s.state.Judged = 0, len(s.state.Attempts)
 		s.state.Learned = durations{} // other chips, other times
 		s.state.rewindMarks(m.Step)
+		s.state.Clock.rewind(m.Step)
 		s.state.Clock.hold(s.heldDevices(s.Fallback.Pool), s.Fallback.Pool.Price, s.now())
 	} else {
 		m.Phase = Refused

@@ -241,5 +241,5 @@ func (s *supervisor) interval() Interval {
 			failures++
 		}
 	}
-	return bestInterval(s.state.SaveSum, s.state.Saves, s.state.StepSum, s.state.Steps, failures, s.state.Clock.Since.Sub(s.state.Clock.Began).Seconds(), s.state.Every)
+	return bestInterval(s.Poll.Seconds(), s.state.SaveSum, s.state.Saves, s.state.StepSum, s.state.Steps, failures, s.state.Clock.Since.Sub(s.state.Clock.Began).Seconds(), s.state.Every)
 }

@@ -132,6 +132,9 @@ func loadState(dir string) (*state, error) {
 	if s.Version != stateVersion {
 		return nil, fmt.Errorf("%s: version %d, this program knows %d: move the folder away to begin again", path, s.Version, stateVersion)
 	}
+	if s.Clock != nil && s.Clock.Kept == nil { // of an older program, which remembered one attempt's: nothing of it can be lost any more
+		s.Clock.Done, s.Clock.Kept = newSums(), map[int]sums{}
+	}
 	if !s.Clock.sound() {
 		return nil, fmt.Errorf("%s: no clock; move the folder away to begin again", path)
 	}
