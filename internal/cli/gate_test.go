@@ -112,6 +112,7 @@ func TestPlantedFaultsBlockTheRelease(t *testing.T) {
 				if !res.Released {
 					t.Fatalf("the honest candidate is not released\n%s", text)
 				}
+				watchesItsCertificate(t, res.Certificate)
 				return
 			}
 			if res.Released || last.Stage != "verify" || last.Gate.Verdict != gate.Fail {
@@ -124,5 +125,17 @@ func TestPlantedFaultsBlockTheRelease(t *testing.T) {
 			}
 			t.Logf("\n%s", text)
 		})
+	}
+}
+
+// What is served after the release is watched against what its certificate binds:
+// its baseline is found, and an endpoint that is not there is no drift.
+func watchesItsCertificate(t *testing.T, certificate string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code := Run(context.Background(), []string{"--home", t.TempDir(), "verify", "--watch", "--once", "--timeout", "1s", "--patience", "1ms",
+		"--candidate", "http://127.0.0.1:1", "--certificate", certificate}, IO{Out: &out, Err: &errs})
+	if code != 0 || !strings.HasPrefix(out.String(), "NO DRIFT") || !strings.Contains(errs.String(), "no answer (not drift)") {
+		t.Errorf("exit code %d\n%s%s", code, out.String(), errs.String())
 	}
 }

@@ -71,7 +71,7 @@ func (a *app) watch(ctx context.Context, f verifyFlags) error {
 	live := &lazyAccess{sides: &sides{app: a, flags: &f}, e: &end{name: "candidate", where: f.candidate}, probe: base.Probe()}
 	watcher := &verify.Watch{
 		Baseline: base, Endpoint: live, Every: w.every, Poll: w.poll, Budget: w.prompts, Seed: f.seed, Dir: f.out, Once: w.once, Keep: w.keep,
-		Report: func(e verify.WatchEvent, s *verify.WatchState) { fmt.Fprintln(a.Err, "  "+eventText(e)) },
+		Report: func(e verify.WatchEvent, s *verify.WatchState) { fmt.Fprintln(a.Err, "  "+eventText(e, 1/base.Alpha)) },
 	}
 	s, err := watcher.Run(ctx)
 	if err != nil {
@@ -82,7 +82,7 @@ func (a *app) watch(ctx context.Context, f verifyFlags) error {
 			return err
 		}
 	} else {
-		fmt.Fprint(a.Out, watchText(s, filepath.Join(f.out, verify.WatchFile)))
+		fmt.Fprint(a.Out, watchText(s, 1/base.Alpha, filepath.Join(f.out, verify.WatchFile)))
 	}
 	if s.Drift != nil {
 		return gateSaidNo()
@@ -108,7 +108,8 @@ func evidenceOf(ctx context.Context, path string) (string, error) {
 	return "", badUsage("%s binds no verification's evidence", path)
 }
 
-func eventText(e verify.WatchEvent) string {
+// eventText is one line; drift is certain from enough evidence on.
+func eventText(e verify.WatchEvent, enough float64) string {
 	at := e.At.Local().Format("2006-01-02 15:04:05")
 	switch e.Kind {
 	case "began":
@@ -130,17 +131,17 @@ func eventText(e verify.WatchEvent) string {
 	for _, m := range e.Moves {
 		abs += m.Abs / float64(len(e.Moves))
 	}
-	text := fmt.Sprintf("%s  %d prompts, |Δ log p| %.3g nats, evidence of drift %.3g of 100", at, len(e.Moves), abs, e.Evidence)
+	text := fmt.Sprintf("%s  %d prompts, |Δ log p| %.3g nats, evidence of drift %.3g of %.3g", at, len(e.Moves), abs, e.Evidence, enough)
 	if e.Note != "" {
 		text += "; " + e.Note
 	}
 	return text
 }
 
-func watchText(s *verify.WatchState, journal string) string {
+func watchText(s *verify.WatchState, enough float64, journal string) string {
 	day := func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 	if s.Drift == nil {
-		return fmt.Sprintf("NO DRIFT  evidence %.3g (100 would be certain)\njournal   %s\n", s.Evidence, relative(journal))
+		return fmt.Sprintf("NO DRIFT  evidence %.3g (%.3g would be certain)\njournal   %s\n", s.Evidence, enough, relative(journal))
 	}
 	rows := [][]string{{"began", day(s.Drift.Since)}, {"found", day(s.Drift.Found)}, {"why", s.Drift.Why}, {"journal", relative(journal)}}
 	if !s.Drift.After.IsZero() {
