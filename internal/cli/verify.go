@@ -239,7 +239,7 @@ func (s *sides) judge(ctx context.Context, in verify.Input) (*verify.Report, err
 		}
 		return verify.Unanswered(in, err)
 	}
-	in.Prompts, in.From, in.Strata, in.Scope, in.Vocab = made.prompts, made.from, made.kinds, made.scope, s.vocab
+	in.Prompts, in.From, in.Limits, in.Strata, in.Scope, in.Vocab = made.prompts, made.from, made.limits, made.kinds, made.scope, s.vocab
 	s.made = made
 	in.Reference, in.Candidate = s.side(s.reference), s.side(s.candidate)
 	if s.floorEnd != nil {
@@ -252,10 +252,10 @@ func (s *sides) judge(ctx context.Context, in verify.Input) (*verify.Report, err
 		in.Probe = verify.ProbeOptions{Prompt: made.probe, Text: made.probeText, Top: f.top, Vocab: s.vocab, EOS: made.eos, Strict: f.strict}
 	}
 	if f.runs("decode") {
-		in.Decode = verify.DecodeOptions{Prompts: max(24, f.count/4)}
+		in.Decode = verify.DecodeOptions{Prompts: max(24, f.count/4), Least: 1500}
 	}
 	if f.runs("reverse") {
-		in.Reverse = verify.ReverseOptions{Prompts: min(64, f.count), MaxTokens: f.maxTokens, Completer: s.recorded(s.candidate, "", f.concurrency)}
+		in.Reverse = verify.ReverseOptions{Prompts: min(64, f.count), Completer: s.recorded(s.candidate, "", f.concurrency)}
 	}
 	if f.runs("load") {
 		in.Load = verify.LoadOptions{Prompts: max(32, f.count/4), Saturate: true, At: func(n int) verify.Scorer {

@@ -259,6 +259,7 @@ func (s *sides) alone(e *end) verify.Scorer { return s.recorded(e, " again", 1) 
 type made struct {
 	prompts   [][]int
 	from      []int
+	limits    []int // of what the reference wrote after from
 	kinds     []string
 	scope     []string
 	probe     []int
@@ -297,7 +298,7 @@ func (s *sides) makePrompts(ctx context.Context) (made, error) {
 	var tokens [][]int
 	for _, stem := range stems {
 		tokens, m.from, m.kinds = append(tokens, stem.Tokens), append(m.from, len(stem.Tokens)), append(m.kinds, stem.Kind)
-		o.Lengths = append(o.Lengths, stem.Length)
+		o.Lengths, m.limits = append(o.Lengths, stem.Length), append(m.limits, stem.Length-len(stem.Tokens))
 	}
 	m.prompts, err = verify.BuildPrompts(ctx, s.recorded(s.reference, "", f.concurrency), tokens, o)
 	if err != nil {

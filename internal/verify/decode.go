@@ -21,6 +21,9 @@ type DecodeOptions struct {
 	Prompts int // the first so many; 0 = none, the path is not tested
 	Cuts    int // points in each at which both sides go on by themselves; default 4
 	Tokens  int // written at each; default 8
+	// Least tokens to compare in all: where the reference's texts are short, more
+	// prompts are taken. Theirs are counted, and nothing of the candidate's.
+	Least int
 }
 
 // generator is the side's own, or its scorer's.
@@ -54,7 +57,8 @@ func collectDecode(ctx context.Context, in Input, ev *Evidence) error {
 			return fmt.Errorf("%s: does not generate", names[i])
 		}
 	}
-	for i := range min(o.Prompts, len(in.Prompts)) {
+	n := in.decodePrompts(o)
+	for i := range n {
 		cuts := cutPoints(in.from(i), len(in.Prompts[i]), o.Cuts)
 		got := make([][][]engine.Position, len(sides)) // side, cut, token
 		g, gctx := errgroup.WithContext(ctx)
@@ -93,7 +97,7 @@ func collectDecode(ctx context.Context, in Input, ev *Evidence) error {
 		if len(tokens) > 1 {
 			ev.add(tokens, 1, pos)
 		}
-		in.report("decode", i+1, min(o.Prompts, len(in.Prompts)), "prompts", "")
+		in.report("decode", i+1, n, "prompts", "")
 	}
 	ev.Asked, ev.Digest = len(ev.Prompts), promptsDigest(ev.tokens())
 	if in.Sequential {
@@ -125,6 +129,17 @@ func together(got [][][]engine.Position, cut int) int {
 			if side[cut][t].Token != got[0][cut][t].Token {
 				return t + 1
 			}
+		}
+	}
+	return n
+}
+
+// decodePrompts is how many prompts are continued.
+func (in *Input) decodePrompts(o DecodeOptions) int {
+	n, tokens := 0, 0
+	for ; n < len(in.Prompts) && (n < o.Prompts || tokens < o.Least); n++ {
+		for _, at := range cutPoints(in.from(n), len(in.Prompts[n]), o.Cuts) {
+			tokens += min(o.Tokens, len(in.Prompts[n])-at)
 		}
 	}
 	return n

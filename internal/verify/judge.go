@@ -250,6 +250,7 @@ func partChecks(r *Report, ev *Evidence) []gate.Check {
 func estimate(r *Report, ev *Evidence, n numbers, level float64) {
 	b := newBootstrap(len(n.prompts), ev.Seed, level)
 	r.KL, r.DeltaNLL, r.Top1 = b.mean(n.kl), b.mean(n.dNLL), b.mean(n.top1)
+	r.Top1.Upper = min(r.Top1.Upper, 1)
 	// Prompts that all agree leave resampling without spread; counting tokens has some.
 	r.Top1.Lower = min(r.Top1.Lower, wilson(r.Top1.Value*float64(n.count), float64(n.count), level))
 	r.Quantiles = quantiles(n.kls)

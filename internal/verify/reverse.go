@@ -67,10 +67,7 @@ func collectReverse(ctx context.Context, in Input, main *Evidence) (*ReverseEvid
 	if c == nil {
 		return nil, errors.New("candidate: does not complete")
 	}
-	limit := in.Reverse.MaxTokens
-	if limit <= 0 {
-		limit = 64
-	}
+	longest := 0
 	n := min(in.Reverse.Prompts, len(main.Prompts))
 	made := make([]*ReversePrompt, n)
 	g, gctx := errgroup.WithContext(ctx)
@@ -81,9 +78,10 @@ func collectReverse(ctx context.Context, in Input, main *Evidence) (*ReverseEvid
 		if p.From >= len(p.Tokens) {
 			continue
 		}
+		longest = max(longest, in.limit(i))
 		g.Go(func() error {
 			var err error
-			if made[i], err = in.reverseOne(gctx, c, p, i, limit); err != nil {
+			if made[i], err = in.reverseOne(gctx, c, p, i, in.limit(i)); err != nil {
 				return err
 			}
 			in.report("reverse", int(done.Add(1)), n, "prompts", "")
@@ -93,13 +91,25 @@ func collectReverse(ctx context.Context, in Input, main *Evidence) (*ReverseEvid
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	out := &ReverseEvidence{MaxTokens: limit}
+	out := &ReverseEvidence{MaxTokens: longest}
 	for _, p := range made {
 		if p != nil {
 			out.Prompts = append(out.Prompts, *p)
 		}
 	}
 	return out, nil
+}
+
+// limit is the most tokens of prompt i's sample: as many as the reference's own
+// text might have, or the shorter one would look as if it had ended.
+func (in *Input) limit(i int) int {
+	switch {
+	case in.Limits != nil:
+		return in.Limits[i]
+	case in.Reverse.MaxTokens > 0:
+		return in.Reverse.MaxTokens
+	}
+	return 64
 }
 
 // reverseInFlight samples are written at once.

@@ -63,7 +63,10 @@ type Input struct {
 	// is scored too, but a model need not have learned to predict it, and its
 	// log-probabilities there are arbitrary. nil = from position 1.
 	From []int
-	Spec spec.Verify
+	// Limits are the most tokens that the reference was asked to write after
+	// From; nil = Reverse.MaxTokens of each.
+	Limits []int
+	Spec   spec.Verify
 	// Typical is the margin on the typical ratio to the floor (Report.Typical);
 	// 0 = Spec.Margin.Ratio.
 	Typical float64
@@ -170,6 +173,9 @@ func (in *Input) check() error {
 	if in.From != nil && len(in.From) != len(in.Prompts) {
 		return fmt.Errorf("%d starts for %d prompts", len(in.From), len(in.Prompts))
 	}
+	if in.Limits != nil && len(in.Limits) != len(in.Prompts) {
+		return fmt.Errorf("%d limits for %d prompts", len(in.Limits), len(in.Prompts))
+	}
 	if in.Strata != nil && len(in.Strata) != len(in.Prompts) {
 		return fmt.Errorf("%d strata for %d prompts", len(in.Strata), len(in.Prompts))
 	}
@@ -218,16 +224,22 @@ func (in *Input) from(i int) int {
 func (in *Input) shuffle() {
 	r := rand.New(rand.NewPCG(in.Seed, 0x6f72646572))
 	n := len(in.Prompts)
-	prompts, from, kinds := make([][]int, n), make([]int, n), make([]string, n)
+	prompts, from, kinds, limits := make([][]int, n), make([]int, n), make([]string, n), make([]int, n)
 	for i, j := range r.Perm(n) {
 		prompts[i], from[i] = in.Prompts[j], in.from(j)
 		if in.Strata != nil {
 			kinds[i] = in.Strata[j]
 		}
+		if in.Limits != nil {
+			limits[i] = in.Limits[j]
+		}
 	}
 	in.Prompts, in.From = prompts, from
 	if in.Strata != nil {
 		in.Strata = kinds
+	}
+	if in.Limits != nil {
+		in.Limits = limits
 	}
 }
 
