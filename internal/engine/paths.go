@@ -201,8 +201,11 @@ func (s *NativeScorer) Score(ctx context.Context, prompts [][]int, k int) ([][]P
 // character; then, and when token is not in the list, another is forced.
 func (s *NativeScorer) next(ctx context.Context, prefix []int, token, k int) (Position, error) {
 	entries, err := s.distribution(ctx, prefix, k, -1)
-	if errors.Is(err, ErrMissing) && s.safe.Load() > 0 {
-		entries, err = s.distribution(ctx, prefix, k, int(s.safe.Load())-1)
+	for _, id := range s.shown(prefix, token) {
+		if !errors.Is(err, ErrMissing) {
+			break
+		}
+		entries, err = s.distribution(ctx, prefix, k, id)
 	}
 	if err != nil {
 		return Position{}, err
@@ -219,6 +222,20 @@ func (s *NativeScorer) next(ctx context.Context, prefix []int, token, k int) (Po
 		entries[token] = lp
 	}
 	return ordered(token, entries, k)
+}
+
+// shown are tokens to force where the engine's own choice is not shown: one that
+// was shown before, else those at hand and some others, of which many are whole
+// characters.
+func (s *NativeScorer) shown(prefix []int, token int) []int {
+	if id := s.safe.Load(); id > 0 {
+		return []int{int(id) - 1}
+	}
+	ids := append([]int{token}, prefix[:min(len(prefix), 8)]...)
+	for i := range 24 {
+		ids = append(ids, i*s.Vocab/24)
+	}
+	return ids
 }
 
 func (s *NativeScorer) distribution(ctx context.Context, prefix []int, k, force int) (map[int]float64, error) {

@@ -71,8 +71,9 @@ func trainedServer(t *testing.T) (http.Handler, *reference.Model) {
 }
 
 // native answers /completion as llama-server 11434 does, from the model itself,
-// and nothing else of use.
-func native(m *reference.Model) http.Handler {
+// and nothing else of use. hidden are tokens that it writes without probabilities,
+// as it does parts of a character.
+func native(m *reference.Model, hidden func(token int, forced bool) bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /completion", func(w http.ResponseWriter, r *http.Request) {
 		var q struct {
@@ -101,7 +102,7 @@ func native(m *reference.Model) http.Handler {
 		}
 		probs := []any{map[string]any{"id": token, "logprob": p.LogProb, "top_logprobs": top}}
 		content := "x"
-		if token == 258 && len(q.Bias) == 0 { // the end of text carries none
+		if hidden(token, len(q.Bias) > 0) {
 			probs, content = nil, ""
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"content": content, "tokens_evaluated": len(q.Prompt), "completion_probabilities": probs})
@@ -116,6 +117,8 @@ func TestOpenTakesThePathThatIsOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	end := func(token int, forced bool) bool { return token == 258 && !forced } // the end of text carries none
+	parts := func(token int, forced bool) bool { return !forced || token == '1' }
 	for _, c := range []struct {
 		name   string
 		h      http.Handler
@@ -127,8 +130,9 @@ func TestOpenTakesThePathThatIsOpen(t *testing.T) {
 		{"an engine", whole, 0, engine.PromptLogProbs, 0, ""},
 		{"a gateway that drops prompt_logprobs", gateway{Handler: whole, drop: []string{"prompt_logprobs"}}, 0, engine.EchoLogProbs, 1, "dropped by a gateway"},
 		{"one that drops echo too", gateway{Handler: whole, drop: []string{"prompt_logprobs", "echo"}}, 0, engine.ForcedPrefixes, 4, "the field is ignored"},
-		{"llama-server, vocabulary known", native(m), 264, engine.NativePrefixes, 3, "no such route"},
-		{"llama-server, vocabulary not known", native(m), 0, engine.NativePrefixes, 3, "no such route"},
+		{"llama-server, vocabulary known", native(m, end), 264, engine.NativePrefixes, 3, "no such route"},
+		{"llama-server, its choices and the first token are parts of characters", native(m, parts), 264, engine.NativePrefixes, 3, "no such route"},
+		{"llama-server, vocabulary not known", native(m, end), 0, engine.NativePrefixes, 3, "no such route"},
 		{"a gateway that refuses token ids", gateway{Handler: whole, refuse: "prompt: data did not match any variant of untagged enum StringOrArray"}, 0, "", 5, "refuses token-id prompts"},
 		{"one that drops all", gateway{Handler: whole, drop: []string{"prompt_logprobs", "echo", "logit_bias"}}, 0, "", 5, "logit_bias is not honoured"},
 		{"no token ids as keys", gateway{Handler: whole, drop: []string{"prompt_logprobs", "return_tokens_as_token_ids"}}, 0, "", 5, "named by text"},
