@@ -152,7 +152,7 @@ func plantAll(t *testing.T, b *bench) {
 		got := b.try(t, f)
 		t.Log(row(f, got))
 		if os.Getenv("TARBERT_SIGNATURE") != "" {
-			t.Log("    ", got.report.Signature)
+			t.Logf("     %s; reverse %+v", got.report.Signature, got.report.Reverse)
 		}
 		if f.Name == "none" {
 			if got.verdict == gate.Fail {
