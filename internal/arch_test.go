@@ -37,8 +37,8 @@ var layers = [][]string{
 // sideways lists the only edges inside a layer, and the only edges from a
 // lower layer's package to the noun it needs.
 var sideways = map[string][]string{
-	"qualify":             {"plan"},
-	"train":               {"plan"}, // whether to leave a pool is the plan's decision
+	"qualify":             {"plan", "train"}, // it tries a trainer as train's pool would run it
+	"train":               {"plan"},          // whether to leave a pool is the plan's decision
 	"engine":              {"executor"},
 	"reference":           {},
 	"reference/tokenizer": {},

@@ -9,6 +9,7 @@ import (
 
 	"tarbert/internal/forecast"
 	"tarbert/internal/plan"
+	"tarbert/internal/qualify"
 	"tarbert/internal/release"
 	"tarbert/internal/spec"
 	"tarbert/internal/store"
@@ -109,22 +110,43 @@ func take(h *forecast.StageHistory, rec store.Record, own bool) {
 	}
 }
 
-// plannedTraining is the plan stage's own forecast, nil if there is none.
+// plannedTraining is what qualify measured, else the plan stage's own forecast; nil if there is neither.
 func plannedTraining(ctx context.Context, st *store.Store, id string) *plan.Range {
 	records, err := st.Records(ctx, id)
 	if err != nil {
 		return nil
 	}
-	for i := len(records) - 1; i >= 0; i-- {
-		var result release.StageResult
-		var p plan.Plan
-		if r := records[i]; r.Stage != "plan" || r.Event != "passed" || json.Unmarshal(r.Data, &result) != nil {
-			continue
+	for _, stage := range []string{"qualify", "plan"} {
+		for i := len(records) - 1; i >= 0; i-- {
+			var result release.StageResult
+			if r := records[i]; r.Stage != stage || r.Event != "passed" || json.Unmarshal(r.Data, &result) != nil {
+				continue
+			}
+			if t := evidenceTime(result.Evidence); t != nil {
+				return &plan.Range{Low: float64(t.P10), High: float64(t.P90), Source: "the " + stage + " stage"}
+			}
+			break
 		}
-		if b, err := os.ReadFile(result.Evidence); err != nil || json.Unmarshal(b, &p) != nil || p.Seconds == nil {
-			return nil
-		}
-		return &plan.Range{Low: float64(p.Seconds.P10), High: float64(p.Seconds.P90), Source: "the plan stage"}
 	}
 	return nil
+}
+
+// evidenceTime is the training's forecast in the evidence of a stage; nil if it has none.
+func evidenceTime(path string) *plan.Time {
+	var e struct {
+		Seconds json.RawMessage `json:"seconds"` // of a plan; qualify's own duration is a number
+		Speed   *qualify.Speed  `json:"speed"`
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(b, &e) != nil {
+		return nil
+	}
+	if e.Speed != nil {
+		return e.Speed.Time
+	}
+	var t *plan.Time
+	if json.Unmarshal(e.Seconds, &t) != nil {
+		return nil
+	}
+	return t
 }

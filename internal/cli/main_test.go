@@ -38,6 +38,13 @@ func program(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if len(args) == 2 && args[0] == "contract-trainer" {
+		if err := contractTrainer(ctx, args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	return Run(ctx, args, IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 }
 

@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -39,6 +40,13 @@ type Device struct {
 	Health   Health   `json:"health"`
 	// Detail is the vendor's own word on health, kept raw.
 	Detail string `json:"detail,omitempty"`
+}
+
+// Name is the model without what vendors' tools put before it: "NVIDIA H100 80GB
+// HBM3", "Tesla V100-SXM2-32GB", "Ascend910B3" and "910B3" begin as tables name them.
+func (d Device) Name() string {
+	model := strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(d.Model, "NVIDIA"), "Ascend"))
+	return strings.TrimPrefix(model, "Tesla ")
 }
 
 // Sample is one reading of a device's state; absent figures are NaN-free nils.

@@ -53,8 +53,11 @@ type Option struct {
 	// Waivers are the clauses of the policy that were lifted for it.
 	Waivers []string `json:"waivers,omitempty"`
 	// Time is the training's forecast; nil where the option does not train, or
-	// its rate was not measured.
-	Time *Time `json:"time,omitempty"`
+	// nothing is known of its rate: Unknown says why then.
+	Time    *Time  `json:"time,omitempty"`
+	Unknown string `json:"unknown,omitempty"`
+	// Speed is what Time rests on where no rate was measured.
+	Speed *Speed `json:"speed,omitempty"`
 }
 
 // Plan is the decision with its arithmetic.
@@ -154,9 +157,7 @@ func (p *Plan) option(s *spec.Release, inv Inventory, m Measured, pool spec.Pool
 			o.Rejected = fmt.Sprintf("weights, gradients and moments take %v of the %v that %s has", need, has, place.Device.ID)
 			return o
 		}
-		o.Time = p.time(pool.Vendor)
-		if o.Time != nil && o.Time.P50 > p.Deadline {
-			o.Rejected = fmt.Sprintf("would take %v, and the deadline is %v", *o.Time, p.Deadline)
+		if o.late(p, s, pool, place.Device); o.Rejected != "" {
 			return o
 		}
 	}
@@ -165,14 +166,32 @@ func (p *Plan) option(s *spec.Release, inv Inventory, m Measured, pool spec.Pool
 	return o
 }
 
+// late forecasts a training option, and rejects it if the deadline cannot be met:
+// by a measured rate half of the time, by an assumed one at its best.
+func (o *Option) late(p *Plan, s *spec.Release, pool spec.Pool, d device.Device) {
+	if pool.Vendor == device.CPU {
+		if o.Time = p.time(); o.Time != nil && o.Time.P50 > p.Deadline {
+			o.Rejected = fmt.Sprintf("would take %v, and the deadline is %v", *o.Time, p.Deadline)
+		}
+		return
+	}
+	if o.Speed, o.Unknown = p.assume(s, pool, d); o.Speed == nil || p.FLOPs <= 0 {
+		return
+	}
+	t := o.Speed.time(p.Stages)
+	if o.Time = &t; t.P10 > p.Deadline {
+		o.Rejected = fmt.Sprintf("would take %v at %v, and the deadline is %v", t, *o.Speed, p.Deadline)
+	}
+}
+
 // trainingBytes is the least that training holds: weights, gradients and two
 // moments in float32. Activations come on top and depend on the trainer.
 func (p *Plan) trainingBytes() Bytes { return 16 * Bytes(p.Parameters.Total) }
 
-// time is the forecast on a vendor's devices; nil where there is no rate for
-// them or nothing to count.
-func (p *Plan) time(v device.Vendor) *Time {
-	if v != device.CPU || p.Rate == 0 || p.FLOPs <= 0 {
+// time is the forecast on processors, at their measured rate; nil where there is
+// none or nothing to count.
+func (p *Plan) time() *Time {
+	if p.Rate == 0 || p.FLOPs <= 0 {
 		return nil
 	}
 	t := forecast(p.Stages, p.Rate, p.TrainEfficiency, p.RolloutEfficiency)
@@ -259,13 +278,31 @@ func (p *Plan) meets() gate.Check {
 	case p.Seconds == nil && p.FLOPs <= 0:
 		c.Detail = "the work is not known: no sizes of the model or of the data"
 	case p.Seconds == nil:
-		c.Detail = fmt.Sprintf("no rate of %s was measured", p.Train.Pool)
+		c.Detail = or(p.training().Unknown, fmt.Sprintf("no rate of %s was measured", p.Train.Pool))
 	case p.Seconds.P90 <= p.Deadline:
 		c.Verdict, c.Detail = gate.Pass, fmt.Sprintf("P90 %v ≤ %v", p.Seconds.P90, p.Deadline)
-	default: // P50 is within it, or the option had been rejected
+	case p.Seconds.P50 <= p.Deadline:
 		c.Detail = fmt.Sprintf("P50 %v is within %v, P90 %v is not", p.Seconds.P50, p.Deadline, p.Seconds.P90)
+	default: // of a measured rate, the option had been rejected
+		c.Detail = fmt.Sprintf("P10 %v is within %v, P50 %v is not", p.Seconds.P10, p.Deadline, p.Seconds.P50)
+	}
+	if s := p.training().Speed; s != nil && p.Seconds != nil {
+		c.Detail += fmt.Sprintf(", at a rate that was not measured: %v; qualify measures it", *s)
+		if c.Verdict != gate.Pass {
+			c.Detail += fmt.Sprintf("; if you know better, write it to pool %s in the release file: mfu: [0.2, 0.4]", p.Train.Pool)
+		}
 	}
 	return c
+}
+
+// training is the option that was chosen to train.
+func (p *Plan) training() Option {
+	for _, o := range p.Options {
+		if o.Chosen && (o.Role == spec.Preferred || o.Role == spec.Fallback) {
+			return o
+		}
+	}
+	return Option{}
 }
 
 func list(vendors []device.Vendor) string {

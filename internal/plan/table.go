@@ -27,7 +27,9 @@ func (p *Plan) Table() string {
 		fmt.Fprintln(w)
 	}
 	fmt.Fprintf(w, "work\t%v (%v)\n", p.FLOPs, p.Convention)
-	if p.Rate > 0 {
+	if speed := p.training().Speed; speed != nil {
+		fmt.Fprintf(w, "rate\t%v\n", *speed)
+	} else if p.Rate > 0 {
 		fmt.Fprintf(w, "rate\t%v measured; training reaches %s of it, sampling %s\n", p.Rate, percent(p.TrainEfficiency), percent(p.RolloutEfficiency))
 	} else {
 		fmt.Fprintf(w, "rate\tnot measured\n")

@@ -41,9 +41,7 @@ func capabilities() ([]capable, error) {
 // lacks is inconclusive.
 func capability(table []capable, d device.Device, dtype string) gate.Check {
 	c := gate.Check{Name: "capability", Verdict: gate.Inconclusive}
-	// Vendors' tools write "NVIDIA H100 80GB HBM3", "Ascend910B3", "910B3".
-	model := strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(d.Model, "NVIDIA"), "Ascend"))
-	model = strings.TrimPrefix(model, "Tesla ")
+	model := d.Name()
 	best := -1
 	for i, row := range table {
 		if row.vendor == d.Vendor && strings.HasPrefix(model, row.prefix) && (best < 0 || len(row.prefix) > len(table[best].prefix)) {

@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"tarbert/internal/device"
 	"tarbert/internal/gate"
+	"tarbert/internal/plan"
 	"tarbert/internal/progress"
 	"tarbert/internal/reference/trainer"
 	"tarbert/internal/spec"
+	"tarbert/internal/train"
 )
 
 // Input is what the stage judges. Only Pool, Device, Recipe, Settings and Dir
@@ -26,7 +29,9 @@ type Input struct {
 	// Dir is the stage's work folder. The twins' checkpoints are written below it
 	// and removed.
 	Dir string
-	// Train runs a trainer by its contract; nil is the reference trainer.
+	// Trainer is what trains in the pool; nil is the reference trainer here.
+	Trainer *Trainer
+	// Train runs the reference trainer; nil is itself.
 	Train    func(context.Context, trainer.Env) error
 	Now      func() time.Time // nil: time.Now
 	Progress progress.Func
@@ -41,8 +46,15 @@ type Report struct {
 	Forward    *Forward      `json:"forward,omitempty"`
 	Backward   *Backward     `json:"backward,omitempty"`
 	Twin       *Twin         `json:"twin,omitempty"`
-	Seconds    float64       `json:"seconds"`
-	Gate       gate.Result   `json:"gate"`
+	// Of another trainer, by its contract.
+	Parity  *train.Parity `json:"parity,omitempty"`
+	Against *Against      `json:"against,omitempty"`
+	Speed   *Speed        `json:"speed,omitempty"`
+	// Waivers are those that were used, Unchecked what they let stay inconclusive.
+	Waivers   []string    `json:"waivers,omitempty"`
+	Unchecked []string    `json:"unchecked,omitempty"`
+	Seconds   float64     `json:"seconds"`
+	Gate      gate.Result `json:"gate"`
 }
 
 // Run qualifies a pool's device for a recipe. It returns an error where the
@@ -59,30 +71,78 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{Pool: in.Pool, Device: in.Device, DType: in.Recipe.Train.DType}
+	if in.Trainer != nil && in.Trainer.Arithmetic != "" {
+		r.DType = in.Trainer.Arithmetic
+	}
 	if r.DType == "" {
 		r.DType = "float32"
 	}
-	checks := []gate.Check{capability(table, in.Device, r.DType)}
-	switch {
-	case checks[0].Verdict == gate.Fail:
-		// The other probes would compute in a dtype that it does not have.
-	case in.Device.Vendor != device.CPU:
-		for _, name := range []string{"forward", "backward", "convergence twin"} {
-			checks = append(checks, gate.Check{Name: name, Verdict: gate.Inconclusive,
-				Detail: fmt.Sprintf("not run: there is no probe for %s chips in this version", in.Device.Vendor)})
-		}
-	case in.Recipe.Train.SFT.Steps == 0:
-		checks = append(checks, gate.Check{Name: "operators", Verdict: gate.Inconclusive, Detail: "not run: the recipe has no SFT steps, so no data to probe with"})
-	default:
-		more, err := probe(ctx, in, r)
+	able := capability(table, in.Device, r.DType)
+	if in.Trainer != nil && in.Device.Vendor == device.CPU { // the table's processors are the reference trainer's
+		able = gate.Check{Name: "capability", Verdict: gate.Pass, Detail: fmt.Sprintf("processors compute in what the %s trainer asks for", in.Trainer.Name)}
+	}
+	checks := []gate.Check{able}
+	if able.Verdict != gate.Fail { // else the other probes would compute in a dtype that it does not have
+		more, err := probes(ctx, in, r, now)
 		if err != nil {
 			return nil, fmt.Errorf("qualify pool %s: %w", in.Pool, err)
 		}
 		checks = append(checks, more...)
 	}
 	r.Seconds = now().Sub(begin).Seconds()
-	r.Gate = gate.Of(checks...)
+	r.Gate = r.waive(checks, in.Settings.Waivers)
 	return r, nil
+}
+
+// probes asks what the pool's trainer can be asked.
+func probes(ctx context.Context, in Input, r *Report, now func() time.Time) ([]gate.Check, error) {
+	switch {
+	case in.Recipe.Train.SFT.Steps == 0:
+		return []gate.Check{{Name: "operators", Verdict: gate.Inconclusive, Detail: "not run: the recipe has no SFT steps, so no data to probe with"}}, nil
+	case in.Trainer != nil:
+		shape, err := plan.ReadShape(in.Recipe.Train.Model)
+		if err != nil {
+			return nil, err
+		}
+		r.Parameters = plan.Params(shape).Total
+		return byContract(ctx, in, r, now)
+	case in.Device.Vendor != device.CPU:
+		return []gate.Check{{Name: "operators", Verdict: gate.Inconclusive, Detail: fmt.Sprintf("not run: the reference trainer does not run on %s chips", in.Device.Vendor)}}, nil
+	}
+	return probe(ctx, in, r)
+}
+
+// waive is the gate: a check that stayed inconclusive does not stop the release
+// where somebody said so. It stays among the checks as it is.
+func (r *Report) waive(checks []gate.Check, waivers []spec.CheckWaiver) gate.Result {
+	var open []gate.Check
+	for _, c := range checks {
+		i := slices.IndexFunc(waivers, func(w spec.CheckWaiver) bool { return slices.Contains(w.Checks, c.Name) })
+		if c.Verdict != gate.Inconclusive || i < 0 {
+			open = append(open, c)
+			continue
+		}
+		w := waivers[i]
+		end := "without end"
+		if !w.Until.IsZero() {
+			end = "until " + w.Until.Format(time.DateOnly)
+		}
+		r.Waivers = append(r.Waivers, fmt.Sprintf("qualify's %s of pool %s waived by %s %s: %s", c.Name, r.Pool, w.By, end, w.Why))
+		r.Unchecked = append(r.Unchecked, fmt.Sprintf("qualify's %s of pool %s: %s", c.Name, r.Pool, c.Detail))
+	}
+	g := gate.Of(open...)
+	g.Checks = checks
+	return g
+}
+
+// InForce are the waivers that hold at a moment; the last day counts.
+func InForce(all []spec.CheckWaiver, now time.Time) (out []spec.CheckWaiver) {
+	for _, w := range all {
+		if w.Until.IsZero() || now.Before(w.Until.AddDate(0, 0, 1)) {
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 // The parts of the stage's progress, by what they cost.

@@ -245,7 +245,7 @@ func TestChipsWithoutProbes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Gate.Verdict != gate.Inconclusive || verdict(t, r, "capability").Verdict != gate.Pass || verdict(t, r, "backward").Verdict != gate.Inconclusive {
+	if r.Gate.Verdict != gate.Inconclusive || verdict(t, r, "capability").Verdict != gate.Pass || verdict(t, r, "operators").Verdict != gate.Inconclusive {
 		t.Errorf("gate %+v, want a capable chip and inconclusive probes", r.Gate)
 	}
 	in.Recipe.Train.DType = "float8_e4m3fn"

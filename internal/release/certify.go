@@ -69,7 +69,7 @@ func (r *run) statement() statement {
 		Target:    certificate.Stack{Device: host(r.plan.Target.Device), Engine: servingEngine, Version: r.Version, Precision: precisionOf(r.format()), Format: r.format(), Rounding: r.rounding()},
 		Bound:     append([]certificate.Bound{}, r.bound...),
 		Parity:    certificate.Parity{Candidate: r.verify.KL.Value, Tokens: r.verify.Tokens, SmallestFault: r.verify.Smallest.Text},
-		Waivers:   r.plan.Waivers(),
+		Waivers:   append(r.plan.Waivers(), r.qualify.Waivers...),
 		NotRun:    r.notRun(),
 		Untouched: untouched(r),
 		Tiers: map[string]string{
@@ -109,7 +109,7 @@ func (r *run) notRun() []string {
 	if r.format() == "w8a8-ascend" && r.plan.Target.Device.Vendor != device.Ascend {
 		out = append(out, "the released files in vllm-ascend on an Ascend chip")
 	}
-	return out
+	return append(out, r.qualify.Unchecked...)
 }
 
 // untouched names the pools of the spec whose chips are not on any node here.

@@ -73,7 +73,7 @@ type stage struct {
 func stages() []stage {
 	return []stage{
 		{name: "label", version: 1, inputs: labelInputs, act: actLabel, load: loadInto(func(r *run) **label.Report { return &r.label })},
-		{name: "plan", version: 1, inputs: planInputs, act: actPlan, load: loadInto(func(r *run) **plan.Plan { return &r.plan })},
+		{name: "plan", version: 2, inputs: planInputs, act: actPlan, load: loadInto(func(r *run) **plan.Plan { return &r.plan })},
 		{name: "qualify", version: 1, inputs: qualifyInputs, act: actQualify, load: loadInto(func(r *run) **qualify.Report { return &r.qualify })},
 		{name: "train", version: trainVersion, inputs: trainInputs, act: actTrain, load: loadInto(func(r *run) **train.Report { return &r.train })},
 		{name: "convert", version: 1, inputs: convertInputs, act: actConvert, load: loadInto(func(r *run) **convert.RunReport { return &r.convert })},
@@ -191,23 +191,45 @@ func actPlan(ctx context.Context, r *run) (outcome, error) {
 
 func qualifyInputs(r *run) (any, error) {
 	model, err := optionalDigest(r.spec.Train.Model)
-	return []any{r.spec.Qualify, r.plan.Train, trainWithoutPaths(r.spec.Train), model, r.label.Dataset.Digest, r.spec.Seed}, err
+	if err != nil {
+		return nil, err
+	}
+	settings := r.spec.Qualify
+	settings.Waivers = qualify.InForce(settings.Waivers, r.Now())
+	in := []any{settings, r.plan.Train, trainWithoutPaths(r.spec.Train), model, r.label.Dataset.Digest, r.spec.Seed}
+	if name, command := r.spec.TrainerOf(r.plan.Train.Pool); name != spec.TrainerReference {
+		program, err := programOf(name, command)
+		return append(in, program, r.spec.Plan), err
+	}
+	return in, nil
 }
 
 func actQualify(ctx context.Context, r *run) (outcome, error) {
-	rep, err := qualify.Run(ctx, qualify.Input{
+	in := qualify.Input{
 		Pool: r.plan.Train.Pool, Device: r.plan.Train.Device, Recipe: r.recipe(), Settings: r.spec.Qualify,
 		Dir: r.stageDir, Now: r.Now, Progress: r.Progress,
-	})
+	}
+	in.Settings.Waivers = qualify.InForce(in.Settings.Waivers, r.Now())
+	var err error
+	if in.Trainer, err = r.triedTrainer(); err != nil {
+		return outcome{}, err
+	}
+	rep, err := qualify.Run(ctx, in)
 	if err != nil {
 		return outcome{}, err
 	}
 	r.qualify = rep
 	line := fmt.Sprintf("pool %s is fit for %s", rep.Pool, rep.DType)
+	if rep.Speed != nil {
+		line += fmt.Sprintf(" · %.0f tokens/s", rep.Speed.TokensPerSecond)
+	}
+	if n := len(rep.Unchecked); n > 0 {
+		line += fmt.Sprintf(" · %d checks waived", n)
+	}
 	if !rep.Gate.Passed() {
 		line = rep.Gate.Reason
 	}
-	return outcome{report: rep, gate: rep.Gate, line: line}, nil
+	return outcome{report: rep, gate: rep.Gate, line: line, text: rep.Text()}, nil
 }
 
 const trainVersion = 1

@@ -8,6 +8,7 @@ import (
 
 	"tarbert/internal/device"
 	"tarbert/internal/plan"
+	"tarbert/internal/qualify"
 	"tarbert/internal/spec"
 	"tarbert/internal/train"
 )
@@ -33,6 +34,41 @@ func (r *run) training() (train.Input, error) {
 	}
 	in.Fallback, err = r.fallback()
 	return in, err
+}
+
+// triedTrainer is what qualify tries by the contract; nil where the reference
+// trainer trains, which qualify looks into by itself.
+func (r *run) triedTrainer() (*qualify.Trainer, error) {
+	name, _ := r.spec.TrainerOf(r.plan.Train.Pool)
+	if name == spec.TrainerReference {
+		return nil, nil
+	}
+	pool, err := r.trainingPool(*r.plan.Train)
+	if err != nil {
+		return nil, err
+	}
+	t := &qualify.Trainer{
+		Name: name, Pool: pool, Arithmetic: plan.Arithmetic(r.spec, pool.Name), Task: r.taskPrefix() + "-qualify",
+		Limit: time.Duration(r.spec.Train.Supervise.FirstLimit), Plan: r.plan,
+	}
+	for _, n := range r.nodes {
+		for _, d := range n.Devices {
+			if d.Vendor == device.CPU {
+				t.Memory = max(t.Memory, d.Memory)
+			}
+		}
+	}
+	return t, nil
+}
+
+// expected is the plan with the time that qualify found by measuring, where it did.
+func (r *run) expected() *plan.Plan {
+	if r.qualify == nil || r.qualify.Speed == nil || r.qualify.Speed.Time == nil {
+		return r.plan
+	}
+	p := *r.plan
+	p.Seconds = r.qualify.Speed.Time
+	return &p
 }
 
 // trainingPool is a placement as the supervisor wants it, with what trains there.
@@ -88,7 +124,7 @@ func (r *run) fallback() (*train.Fallback, error) {
 		return nil, err
 	}
 	f := &train.Fallback{
-		Pool: pool, Authorized: b.Authorized, Terms: terms(r.plan, r.spec, *o), SameQueue: r.executorName(o.Pool) == r.executorName(r.plan.Train.Pool),
+		Pool: pool, Authorized: b.Authorized, Terms: terms(r.expected(), r.spec, *o), SameQueue: r.executorName(o.Pool) == r.executorName(r.plan.Train.Pool),
 		Budgets: train.Budgets{
 			CleanWithin: time.Duration(b.CleanWithin), CleanSteps: b.CleanSteps, Hangs: b.Hangs, Breaches: b.Breaches, Floor: b.ETTR, Window: time.Duration(b.Window),
 		},

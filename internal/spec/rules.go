@@ -42,6 +42,11 @@ const nameForm = "up to 40 lower-case letters, digits and dashes"
 // Formats lists the weight formats that convert can write.
 func Formats() []string { return []string{"bf16", "w8a8-ascend"} }
 
+// Waivable lists the checks of qualify whose being inconclusive may be waived.
+func Waivable() []string {
+	return []string{"capability", "parity", "convergence twin", "checkpoint", "speed"}
+}
+
 // rules is the table of fields, in the file's order.
 func rules() []rule {
 	all := []rule{
@@ -54,6 +59,9 @@ func rules() []rule {
 		{path: "pools[].site", about: "where it stands: what the policy's clauses about sites go by", example: "here"},
 		{path: "pools[].roles", about: "preferred and fallback train, reference judges, target serves", example: "[fallback, target]", required: true, min: 1, max: 4},
 		{path: "pools[].price", about: "of one device for an hour, in any currency; 0 = money is not counted", example: "2.5", min: 0, max: 1e6},
+		{path: "pools[].tflops", about: "dense peak of one device, in what its trainer computes in, for a chip that plan has no figure of; 0 = as plan's tables have it", example: "376", min: 0, max: 1e6},
+		{path: "pools[].mfu", about: "least and greatest share of that peak that training may reach; default: plan assumes a wide range", example: "[0.2, 0.4]", min: 0, max: 2},
+		{path: "pools[].mfu[]", example: "0.3", open: true, max: 1},
 		{path: "pools[].roles[]", example: "fallback", choices: []string{string(Preferred), string(Fallback), string(Reference), string(Target)}},
 		{path: "pools[].trainer", about: "what trains in this pool; default train.trainer. In a pool that is only the reference: the judge of a move", example: "command", choices: Trainers()},
 		{path: "pools[].command", about: "of trainer command; default train.command", example: "[python3, ./train_npu.py]", min: 0, max: 1000},
@@ -83,6 +91,13 @@ func rules() []rule {
 
 		{path: "qualify.twin_steps", about: "steps of the convergence twin", example: "30", min: 2, max: 10_000},
 		{path: "qualify.gradient_tolerance", about: "largest relative error of a directional derivative against float64 finite differences", example: "0.01", open: true, max: 1},
+
+		{path: "qualify.waivers", about: "checks that may stay inconclusive, who says so and why; the certificate names them. A failed check cannot be waived", example: "[{checks: [parity], by: the training lead, why: our trainer does not replay}]", min: 0, max: 100},
+		{path: "qualify.waivers[].checks", example: "[parity, speed]", required: true, min: 1, max: 10},
+		{path: "qualify.waivers[].checks[]", example: "parity", choices: Waivable()},
+		{path: "qualify.waivers[].by", about: "who lifted the check", example: "the training lead", required: true},
+		{path: "qualify.waivers[].until", about: "last day of the waiver; default without end", example: "2027-12-31"},
+		{path: "qualify.waivers[].why", example: "our trainer does not replay stored batches", required: true},
 
 		{path: "train.trainer", about: "which trainer runs the recipe", example: "reference", choices: Trainers()},
 		{path: "train.command", about: "how your own trainer is started, for trainer command; elements that begin with ./ or ../ are files from the release file's folder", example: "[python3, ./my_train.py]", min: 0, max: 1000},

@@ -1,6 +1,10 @@
 package spec
 
-import "tarbert/internal/device"
+import (
+	"time"
+
+	"tarbert/internal/device"
+)
 
 // Release is the whole file. Paths in it are relative to the file's folder;
 // Load makes them absolute.
@@ -47,6 +51,11 @@ type Pool struct {
 	// train section says: two kinds of chips are started by two scripts.
 	Trainer string   `json:"trainer,omitempty"`
 	Command []string `json:"command,omitempty"`
+	// TFLOPS is the dense peak of one device in what its trainer computes in, MFU
+	// the least and the greatest share of it that training may reach: for a chip
+	// or a model of which plan's own tables know too little.
+	TFLOPS float64   `json:"tflops,omitempty"`
+	MFU    []float64 `json:"mfu,omitempty"`
 }
 
 // Label configures the label stage.
@@ -75,6 +84,18 @@ type Qualify struct {
 	// GradientTolerance is the largest relative error of a directional
 	// derivative against float64 finite differences; default 1e-2.
 	GradientTolerance float64 `json:"gradient_tolerance"`
+	// Waivers let the release go on past checks that stayed inconclusive. A check
+	// that failed cannot be waived.
+	Waivers []CheckWaiver `json:"waivers,omitempty"`
+}
+
+// CheckWaiver lets some of qualify's checks stay inconclusive. One that was used goes
+// into the certificate.
+type CheckWaiver struct {
+	Checks []string  `json:"checks"` // by name: "parity", "convergence twin", …
+	By     string    `json:"by"`
+	Until  time.Time `json:"until,omitzero"` // the last day counts; zero = without end
+	Why    string    `json:"why"`
 }
 
 // Train configures the train stage. It is also, paths resolved, the recipe

@@ -203,6 +203,10 @@ func (d *decoder) pools(s *Release) {
 			roles[r] = true
 			unknown = unknown || !slices.Contains([]Role{Preferred, Fallback, Reference, Target}, r)
 		}
+		if n := len(p.MFU); n > 0 && (n != 2 || p.MFU[0] > p.MFU[1]) {
+			field := fmt.Sprintf("pools[%d].mfu", i)
+			d.add(d.at(field), "write the least and the greatest share, as [0.2, 0.4]", "%s: %v is not a range", field, p.MFU)
+		}
 		training = training || p.Trains()
 		target = target || roles[Target]
 	}

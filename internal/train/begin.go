@@ -76,13 +76,16 @@ func (s *supervisor) number(a *Attempt, n int) error {
 
 // task is a trainer's task with the contract's environment.
 func (s *supervisor) task(p Pool, use []device.Device, name string, contract map[string]string) *executor.Task {
-	t := &executor.Task{Name: name, Argv: p.Argv, Dir: s.Dir, Env: slices.Clone(p.Env)}
-	if p.Visible != nil && len(use) > 0 {
-		t.Env = append(t.Env, p.Visible(use)...)
-	}
-	contract["ADJUST"] = ""
 	if len(s.state.Adjust.Skip)+len(s.state.Adjust.Rate) > 0 {
 		contract["ADJUST"] = s.adjustPath()
+	}
+	return p.task(use, name, s.Dir, contract)
+}
+
+func (p Pool) task(use []device.Device, name, dir string, contract map[string]string) *executor.Task {
+	t := &executor.Task{Name: name, Argv: p.Argv, Dir: dir, Env: slices.Clone(p.Env)}
+	if p.Visible != nil && len(use) > 0 {
+		t.Env = append(t.Env, p.Visible(use)...)
 	}
 	for _, name := range []string{"EVENTS", "CHECKPOINTS", "RESUME", "RECIPE", "ADJUST", "REPLAY"} {
 		t.Env = append(t.Env, "TARBERT_"+name+"="+contract[name])

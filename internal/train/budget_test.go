@@ -28,12 +28,12 @@ func TestCompareReplays(t *testing.T) {
 	} {
 		other := base()
 		tt.change(&other[0])
-		p := compareReplays(base(), other)
+		p := CompareReplays(base(), other)
 		if p.Passed != tt.passed || p.Failed != tt.failed || !strings.Contains(strings.Join(p.Reasons, " "), tt.says) {
 			t.Errorf("%s: %+v", tt.name, p)
 		}
 	}
-	if p := compareReplays(nil, nil); p.Passed || p.Failed {
+	if p := CompareReplays(nil, nil); p.Passed || p.Failed {
 		t.Errorf("nothing against nothing: %+v, want inconclusive", p)
 	}
 }

@@ -19,5 +19,5 @@
 // tell restarts nothing. Time is taken from a clock that no adjustment moves.
 //
 // What to do next is decided by pure functions (Decide, blame, Budgets.spent,
-// compareReplays, plan.Consider); one goroutine owns the run.
+// CompareReplays, plan.Consider); one goroutine owns the run.
 package train

@@ -185,7 +185,7 @@ func (s *supervisor) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p := compareReplays(want, got)
+	p := CompareReplays(want, got)
 	p.Judge, p.Other, p.JudgeSaid, p.OtherSaid = judge.Name, s.Fallback.Pool.Name, wantFile, gotFile
 	return s.moved(m, p)
 }
@@ -286,11 +286,11 @@ func (s *supervisor) replay(ctx context.Context, p Pool, m *Move, side string) (
 	if err := ctx.Err(); err != nil {
 		return nil, events, err
 	}
-	return readReplays(events), events, nil
+	return ReadReplays(events), events, nil
 }
 
-// readReplays reads a side's batches. Without the done line they are incomplete, and none count.
-func readReplays(path string) []Replay {
+// ReadReplays reads a side's batches. Without the done line they are incomplete, and none count.
+func ReadReplays(path string) []Replay {
 	t := &tail{path: path}
 	var out []Replay
 	done := false

@@ -44,8 +44,8 @@ const (
 	parityShare = 1e-6
 )
 
-// compareReplays judges one side by the other, batch by batch, layer by layer.
-func compareReplays(judge, other []Replay) Parity {
+// CompareReplays judges one side by the other, batch by batch, layer by layer.
+func CompareReplays(judge, other []Replay) Parity {
 	p := Parity{Least: math.Inf(1), Most: math.Inf(-1), Batches: len(judge)}
 	if len(judge) == 0 || len(judge) != len(other) {
 		p.Reasons = append(p.Reasons, fmt.Sprintf("%d batches on one side, %d on the other: nothing to compare", len(judge), len(other)))

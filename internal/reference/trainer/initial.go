@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"tarbert/internal/checkpoint"
 	"tarbert/internal/reference"
 	"tarbert/internal/reference/tokenizer"
 	"tarbert/internal/spec"
@@ -79,4 +80,30 @@ func WriteInitial(r spec.Recipe, dir string) (bool, error) {
 		return false, err
 	}
 	return true, nil
+}
+
+// WriteStart writes the checkpoint of step 0 into root: the weights that a recipe
+// begins with and empty moments, for any trainer to begin from the very same.
+func WriteStart(env Env) (dir string, err error) {
+	r, err := readRecipe(env.Recipe)
+	if err != nil {
+		return "", err
+	}
+	ev, err := openEvents(env.Events)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, ev.close()) }()
+	t, err := setup(env, r, ev)
+	if err != nil {
+		return "", err
+	}
+	w, err := checkpoint.Begin(env.Checkpoints, 0)
+	if err != nil {
+		return "", err
+	}
+	if dir, err = t.commit(w); err != nil {
+		return "", errors.Join(fmt.Errorf("checkpoint of step 0: %w", err), w.Abort())
+	}
+	return dir, nil
 }
