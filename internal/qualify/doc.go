@@ -13,6 +13,10 @@
 // Convergence twin: the first steps of the real training, twice with one seed
 // and different numbers of threads. Both must give the same bits, and learn.
 //
+// That is how the reference trainer qualifies on processors. Any other trainer is
+// tried in its pool by the trainer contract: it replays stored batches at the first
+// weights, trains a few steps and saves, and each is held against the reference.
+//
 // Each answer is a gate.Check of three values. A probe that could not run is
 // inconclusive, never a fail: the chip was not shown to be unfit.
 package qualify
