@@ -314,6 +314,10 @@ func against(t *Trainer, want, got []train.TriedStep) *Against {
 
 func (a *Against) judge() gate.Check {
 	c := gate.Check{Name: checkTwin, Verdict: gate.Pass}
+	if a.Apart == math.MaxFloat64 { // null and NaN are said to be not finite before
+		c.Verdict, c.Detail = gate.Inconclusive, fmt.Sprintf("the trainer reported no loss at step %d", a.Step)
+		return c
+	}
 	c.Detail = fmt.Sprintf("%d steps by %s%s: losses within %.2g of the reference's (step %d), allowed %.2g; %.3f → %.3f",
 		len(a.Losses), a.Trainer, in(a.Arithmetic), a.Apart, a.Step, a.Tolerance, a.Losses[0], a.Losses[len(a.Losses)-1])
 	if a.Apart <= a.Tolerance {
