@@ -258,7 +258,7 @@ TORCHRUN = "trainer: torchrun\n  torchrun: {{python: {python}, device: cpu}}"
 
 
 def supervised(t, kills=(), files=None, pools=HERE, trainer=TORCHRUN.format(python=sys.executable), grpo=2):
-    """A release's train stage; kills says after which steps the trainer is killed. Gives the stage's report; files are put beside the release file."""
+    """A release's train stage; kills says after which steps the trainer is killed. Gives the stage's report, with qualify's beside it; files are put beside the release file."""
     t.count += 1
     home, place = t.tmp / f"home-{t.count}", t.tmp / f"spec-{t.count}"
     write_model(place / "model", "deepseek_v3")
@@ -284,8 +284,8 @@ def supervised(t, kills=(), files=None, pools=HERE, trainer=TORCHRUN.format(pyth
                 process.wait(30)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {tail((place / 'log').read_text(errors='replace'))}")
-    stages = json.loads((place / "report").read_text())["stages"]
-    return json.loads(pathlib.Path(stages[-1]["evidence"]).read_text())
+    evidence = {s["stage"]: json.loads(pathlib.Path(s["evidence"]).read_text()) for s in json.loads((place / "report").read_text())["stages"]}
+    return evidence["train"] | {"qualify": evidence["qualify"]}
 
 
 def reached(events, step):
@@ -316,7 +316,14 @@ def killed(t):
     for name in ("model.safetensors", "optimizer.safetensors"):
         if pathlib.Path(calm["final"], name).read_bytes() != pathlib.Path(rough["final"], name).read_bytes():
             raise AssertionError(f"{name} differs from the undisturbed run's")
-    return "killed after step 13, resumed from 8: weights and moments at step 26 byte for byte those of the undisturbed run"
+    fit = calm["qualify"]
+    parity, beside = fit["parity"], fit["against"]
+    if fit["gate"]["verdict"] != "pass" or not parity["passed"] or parity["batches"] != 4 or not beside["same_data"]:
+        raise AssertionError(f"qualify: {fit['gate']}")
+    gap = max(held(parity["loss_gap"], 1e-5, "the loss gap of qualify's replay"), held(abs(parity["least_ratio"] - 1), GRADIENT, "a layer's gradient"),
+              held(abs(parity["most_ratio"] - 1), GRADIENT, "a layer's gradient"), held(beside["apart"], LOSS, "|Δ loss| of qualify's twin"))
+    return (f"qualified before by replay and twin, off by {gap:.1e}; "
+            "killed after step 13, resumed from 8: weights and moments at step 26 byte for byte those of the undisturbed run")
 
 
 # A chip whose attention is wrong in decoding, where there is one query, and right elsewhere: what is sampled is not

@@ -34,13 +34,14 @@ SIZES = {
     "tiny": ({"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
               "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}, 24, 3, 16, 3e-3, 1e-4, (10, 21), 8),
 }
-SPEC = """# The pool is this machine: its processor qualifies, judges and serves. The chip that trains is
-# train.torchrun.device: qualify has no probe for NVIDIA chips yet, and would call them inconclusive.
-name: crossing
-pools: [{{name: host, vendor: cpu, roles: [preferred, target]}}]
+# The chip trains, this machine's processors judge and serve; in a rehearsal they do all of it.
+POOLS = {True: "[{name: chip, vendor: nvidia, roles: [preferred]}, {name: host, vendor: cpu, roles: [reference, target]}]",
+         False: "[{name: host, vendor: cpu, roles: [preferred, target]}]"}
+SPEC = """name: crossing
+pools: {pools}
 label: {{annotations: {sums}/data/annotations.jsonl}}
 plan: {{deadline: 24h}}
-qualify: {{twin_steps: 2}}
+qualify: {{twin_steps: 4}}
 train:
   trainer: torchrun
   model: model
@@ -195,7 +196,7 @@ def main():
         shutil.copytree(SUMS / "model", place / "model")
         config = json.loads((place / "model" / "config.json").read_text()) | change
         (place / "model" / "config.json").write_text(json.dumps(config, indent=1))
-        (place / "release.yaml").write_text(SPEC.format(sums=SUMS, python=sys.executable, device=DEVICE, every=every, sft=sft, grpo=grpo, batch=batch, rate=rate, rl=rl, warmup=max(sft // 12, 2)))
+        (place / "release.yaml").write_text(SPEC.format(pools=POOLS[real], sums=SUMS, python=sys.executable, device=DEVICE, every=every, sft=sft, grpo=grpo, batch=batch, rate=rate, rl=rl, warmup=max(sft // 12, 2)))
         shutil.copy(place / "release.yaml", e.dir)
         shutil.copy(place / "model" / "config.json", e.dir)
         killed = train(e, tarbert, home, place, kills)
@@ -203,6 +204,10 @@ def main():
             shutil.copy(path, e.dir)
         for path in home.glob("releases/*/train-*/*.json"):
             shutil.copy(path, e.dir)
+        fit = json.loads(next(home.glob("releases/*/qualify-*/report.json")).read_text())
+        e.write("qualify.json", fit)
+        for path in home.glob("releases/*/qualify-*/trial-*/*.jsonl"):
+            shutil.copy(path, e.dir / f"qualify-{path.name}")
         final = max(home.glob(f"releases/*/train-*/checkpoints/**/step-{sft + grpo:08d}"), key=lambda p: p.stat().st_mtime)
         for name in ("state.json", "manifest.json"):
             shutil.copy(final / name, e.dir)
@@ -230,6 +235,7 @@ def main():
     report = json.loads((e.dir / "train.out").read_text() or "{}")
     figures = {"device": told["device"] if real else "CPU rehearsal, not evidence of any chip", "steps": len(steps), "kills": killed,
                "attempts": len(list(e.dir.glob("attempt-*.jsonl"))), "loss": {s: steps[s]["loss"] for s in (1, sft // 2, sft) if s in steps},
+               "qualify": {c["name"]: f"{c['verdict']}: {c['detail']}" for c in fit["gate"]["checks"]},
                "reward": {s: steps[s].get("reward") for s in range(sft + 1, sft + grpo + 1)},
                "mismatch": max((x["mean_abs_dlogp"] for x in steps.values() if "mean_abs_dlogp" in x), default=None),
                "|Δ log p| against the CPU reference in float32": apart, "verify exit code": verdict.returncode,
