@@ -231,7 +231,7 @@ func (x *trial) parity(ctx context.Context) (gate.Check, error) {
 		c.Detail = fmt.Sprintf("the trainer replayed %d batches of %d and did not finish (%s)", len(got.Replays), len(want), got.End()) + unchecked
 		return c, nil
 	}
-	p := train.CompareReplays(want, got.Replays)
+	p := train.CompareReplays(want, got.Replays, x.in.Trainer.Arithmetic)
 	p.Judge, p.Other, p.JudgeSaid, p.OtherSaid = "reference", x.in.Pool, wantFile, x.env("trainer-replay", "", "").Events
 	if x.r.Parity = &p; p.Failed {
 		c.Verdict = gate.Fail

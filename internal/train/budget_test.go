@@ -28,12 +28,23 @@ func TestCompareReplays(t *testing.T) {
 	} {
 		other := base()
 		tt.change(&other[0])
-		p := CompareReplays(base(), other)
+		p := CompareReplays(base(), other, "")
 		if p.Passed != tt.passed || p.Failed != tt.failed || !strings.Contains(strings.Join(p.Reasons, " "), tt.says) {
 			t.Errorf("%s: %+v", tt.name, p)
 		}
 	}
-	if p := CompareReplays(nil, nil); p.Passed || p.Failed {
+	for _, tt := range []struct { // float32 is given less
+		loss, gradient float64
+		passed         bool
+	}{{1.0005, 1.005, true}, {1.002, 1, false}, {1, 1.02, false}, {1, 0.98, false}} {
+		other := base()
+		other[0].Loss *= tt.loss
+		other[0].Layers["model.layers.0"] *= tt.gradient
+		if p := CompareReplays(base(), other, "float32"); p.Passed != tt.passed || p.Failed == tt.passed {
+			t.Errorf("float32, loss × %g, gradient × %g: %+v", tt.loss, tt.gradient, p)
+		}
+	}
+	if p := CompareReplays(nil, nil, ""); p.Passed || p.Failed {
 		t.Errorf("nothing against nothing: %+v, want inconclusive", p)
 	}
 }

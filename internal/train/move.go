@@ -185,7 +185,7 @@ func (s *supervisor) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p := CompareReplays(want, got)
+	p := CompareReplays(want, got, "")
 	p.Judge, p.Other, p.JudgeSaid, p.OtherSaid = judge.Name, s.Fallback.Pool.Name, wantFile, gotFile
 	return s.moved(m, p)
 }
