@@ -98,7 +98,8 @@ func slice(v Value, parts [3]Value) (Value, error) {
 	case Undefined:
 		return nil, x.refuse()
 	}
-	return Undefined{fmt.Sprintf("'%s object' cannot be sliced", typeName(v))}, nil
+	// Jinja compiles a slice to Python's own, which refuses, and not to its look-up, which would give undefined.
+	return nil, fmt.Errorf("'%s object' cannot be sliced", typeName(v))
 }
 
 func picked(items []Value, parts [3]Value) ([]Value, error) {

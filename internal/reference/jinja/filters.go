@@ -94,11 +94,14 @@ func toFloat(_ *render, v Value, a *Args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u, ok := v.(Undefined); ok {
+		return nil, u.refuse()
+	}
 	if n := number(v); n != nil {
 		return asFloat(n), nil
 	}
 	if s, ok := v.(string); ok {
-		if f, err := strconv.ParseFloat(strings.TrimFunc(s, isSpace), 64); err == nil {
+		if f, ok := parseFloat(s); ok {
 			return f, nil
 		}
 	}
@@ -106,6 +109,13 @@ func toFloat(_ *render, v Value, a *Args) (Value, error) {
 		return 0.0, nil
 	}
 	return p[0], nil
+}
+
+// parseFloat is Python's float of a text: no hexadecimal, and what is too large is infinite.
+func parseFloat(s string) (f float64, ok bool) {
+	s = strings.TrimFunc(s, isSpace)
+	f, err := strconv.ParseFloat(s, 64)
+	return f, (err == nil || errors.Is(err, strconv.ErrRange)) && !strings.ContainsAny(s, "xX")
 }
 
 func toInt(_ *render, v Value, a *Args) (Value, error) {
@@ -117,12 +127,15 @@ func toInt(_ *render, v Value, a *Args) (Value, error) {
 	if err != nil || base < 2 || base > 36 {
 		return nil, errors.New("bad base")
 	}
+	if u, ok := v.(Undefined); ok {
+		return nil, u.refuse()
+	}
 	if s, ok := v.(string); ok {
 		s = strings.TrimFunc(s, isSpace)
 		if i, ok := new(big.Int).SetString(strings.ReplaceAll(s, "_", ""), int(base)); ok {
 			return whole(i), nil
 		}
-		if f, err := strconv.ParseFloat(s, 64); err == nil {
+		if f, ok := parseFloat(s); ok {
 			v = f
 		}
 	}

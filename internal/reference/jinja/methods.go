@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/language"
@@ -53,36 +54,50 @@ var stringMethods = map[string]method{
 	"isalpha":      every("isalpha()", unicode.IsLetter),
 	"isalnum":      every("isalnum()", func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }),
 	"isspace":      every("isspace()", isSpace),
-	"islower":      cased("islower()", unicode.IsLower, unicode.IsUpper),
-	"isupper":      cased("isupper()", unicode.IsUpper, unicode.IsLower),
+	"islower":      cased("islower()", isLower, notLower),
+	"isupper":      cased("isupper()", isUpper, notUpper),
 }
 
 func upper(s string) string { return cases.Upper(language.Und).String(s) }
 func lower(s string) string { return cases.Lower(language.Und).String(s) }
 
+// titled is a letter as Python's title and capitalize begin a word with it: ß is Ss.
+func titled(r rune) string { return cases.Title(language.Und, cases.NoLower).String(string(r)) }
+
+// isUpper and isLower are Unicode's derived properties, which Python goes by: Ⅷ
+// is upper-case and ª lower-case, though neither is a letter of that category.
+func isUpper(r rune) bool { return unicode.IsUpper(r) || unicode.Is(unicode.Other_Uppercase, r) }
+
+func isLower(r rune) bool { return unicode.IsLower(r) || unicode.Is(unicode.Other_Lowercase, r) }
+
+func notUpper(r rune) bool { return isLower(r) || unicode.IsTitle(r) }
+
+func notLower(r rune) bool { return isUpper(r) || unicode.IsTitle(r) }
+
+func isCased(r rune) bool { return isUpper(r) || isLower(r) || unicode.IsTitle(r) }
+
 func title(s string) string {
 	var b strings.Builder
-	inWord := false
-	for _, r := range s {
-		switch {
-		case inWord:
-			b.WriteString(lower(string(r)))
-		default:
-			b.WriteRune(unicode.ToTitle(r))
+	for s != "" {
+		end := strings.IndexFunc(s, func(r rune) bool { return !isCased(r) })
+		if end < 0 {
+			end = len(s)
 		}
-		inWord = unicode.IsUpper(r) || unicode.IsLower(r) || unicode.IsTitle(r)
+		b.WriteString(capitalize(s[:end])) // a word; a final sigma is one at its end
+		first, size := utf8.DecodeRuneInString(s[end:])
+		if size > 0 {
+			b.WriteString(titled(first))
+		}
+		s = s[end+size:]
 	}
 	return b.String()
 }
 
 func capitalize(s string) string {
-	for i, r := range s {
-		if i > 0 {
-			return string(unicode.ToTitle([]rune(s)[0])) + lower(s[i:])
-		}
-		_ = r
+	for _, first := range s {
+		return titled(first) + strings.TrimPrefix(lower(s), lower(string(first)))
 	}
-	return upper(s)
+	return s
 }
 
 func isDigit(r rune) bool {

@@ -127,12 +127,18 @@ func arithmetic(op string, a, b any) (Value, error) {
 	}
 	m := math.Mod(f, g)
 	div := (f - m) / g
-	if m != 0 && (m < 0) != (g < 0) {
+	switch { // as CPython's float_divmod: zeros have signs too
+	case m == 0:
+		m = math.Copysign(0, g)
+	case (m < 0) != (g < 0):
 		m += g
 		div--
 	}
-	if op == "%" {
+	switch {
+	case op == "%":
 		return m, nil
+	case div == 0:
+		return math.Copysign(0, f/g), nil
 	}
 	if whole := math.Floor(div); div-whole <= 0.5 { // as CPython's float_divmod snaps it
 		return whole, nil

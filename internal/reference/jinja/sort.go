@@ -3,6 +3,7 @@ package jinja
 import (
 	"errors"
 	"slices"
+	"strings"
 )
 
 // folded is a sorting key without case, where that is asked for.
@@ -22,9 +23,23 @@ func sorted(_ *render, v Value, a *Args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	paths := []Value{p[2]}
+	if s, ok := p[2].(string); ok {
+		paths = nil
+		for part := range strings.SplitSeq(s, ",") {
+			paths = append(paths, part)
+		}
+	}
 	out, err := sortBy(items, p[0], func(x Value) (Value, error) {
-		k, err := getter(p[2])(x)
-		return folded(k, p[1]), err
+		var keys Tuple // several, or one: equal elements then need no order, as in Python's lists
+		for _, path := range paths {
+			k, err := getter(path)(x)
+			if err != nil {
+				return nil, err
+			}
+			keys = append(keys, folded(k, p[1]))
+		}
+		return keys, nil
 	})
 	return &List{out}, err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"unicode"
 )
 
 // comparisons are the tests that are operators.
@@ -53,7 +52,7 @@ func kinds(v Value) map[string]bool {
 		"defined": !undefined, "undefined": undefined, "none": v == nil, "boolean": boolean, "true": boolean && truth, "false": boolean && !truth,
 		"integer": integer && !boolean, "float": isFloat, "number": integer || isFloat, "string": text, "mapping": isDict,
 		"iterable": iterErr == nil || isLoop, "sequence": iterErr == nil, "callable": isFunc || isLoop && v.(*Loop).again != nil,
-		"lower": inCase(str(v), unicode.IsLower, unicode.IsUpper), "upper": inCase(str(v), unicode.IsUpper, unicode.IsLower), "escaped": false,
+		"lower": inCase(str(v), isLower, notLower), "upper": inCase(str(v), isUpper, notUpper), "escaped": false,
 	}
 }
 
