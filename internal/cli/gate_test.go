@@ -113,6 +113,7 @@ func TestPlantedFaultsBlockTheRelease(t *testing.T) {
 				if !res.Released {
 					t.Fatalf("the honest candidate is not released\n%s", text)
 				}
+				namesWhatWasWaived(t, res.Certificate)
 				watchesItsCertificate(t, res.Certificate)
 				return
 			}
@@ -126,6 +127,20 @@ func TestPlantedFaultsBlockTheRelease(t *testing.T) {
 			}
 			t.Logf("\n%s", text)
 		})
+	}
+}
+
+// What qualify could not check, and who went on without, is in the certificate.
+func namesWhatWasWaived(t *testing.T, certificate string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if code := Run(context.Background(), []string{"certificate", "show", certificate}, IO{Out: &out, Err: &errs}); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, errs.String())
+	}
+	for _, want := range []string{"qualify's parity of pool cpu waived by the test without end: a stored model", "qualify's parity of pool cpu: the trainer does not know TARBERT_REPLAY"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the certificate does not say %q\n%s", want, out.String())
+		}
 	}
 }
 
