@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"tarbert/internal/device"
 	"tarbert/internal/gate"
 	"tarbert/internal/spec"
 	"tarbert/internal/train"
@@ -73,5 +74,25 @@ func TestWaivers(t *testing.T) {
 				t.Errorf("%+v, waivers %q, unchecked %q", g, r.Waivers, r.Unchecked)
 			}
 		})
+	}
+}
+
+// Where this machine cannot hold the reference that judges, nothing is tried and
+// nothing passes.
+func TestAMachineTooSmallToJudge(t *testing.T) {
+	in := newInput(t)
+	in.Device = device.Device{Vendor: device.NVIDIA, Model: "NVIDIA H100 80GB HBM3"}
+	in.Trainer = &Trainer{Name: "x", Arithmetic: "bfloat16", Memory: 1 << 10}
+	r, err := Run(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"parity", "convergence twin", "checkpoint", "speed"} {
+		if c := verdict(t, r, name); c.Verdict != gate.Inconclusive || !strings.Contains(c.Detail, "this machine has 1.00 KiB; qualify a release of the same config.json with fewer layers") {
+			t.Errorf("%+v", c)
+		}
+	}
+	if r.Gate.Verdict != gate.Inconclusive || !strings.Contains(r.Text(), "checks: [parity, convergence twin, checkpoint, speed]") {
+		t.Errorf("gate %+v\n%s", r.Gate, r.Text())
 	}
 }
