@@ -81,6 +81,11 @@ func (s *supervisor) consider() error {
 		s.state.alarm(s.lastNumber(), s.lastStep(), alarmAdvice, fmt.Sprintf("%s; whether to go on in pool %s could not be decided: %v", strings.Join(spent, "; "), f.Pool.Name, err))
 		return nil
 	}
+	if d.Action == plan.Switch && f.Authorized {
+		if ready, err := s.canLeave(); err != nil || !ready {
+			return err
+		}
+	}
 	s.state.Leaning = d.Leaning
 	m := Move{
 		From: s.Pool.Name, To: f.Pool.Name, At: now, AfterStep: s.lastStep(), Spent: spent, Terms: terms, Decision: d, Arithmetic: d.String(),
@@ -102,6 +107,21 @@ func (s *supervisor) consider() error {
 		return nil
 	}
 	return s.save(Ended)
+}
+
+// canLeave says that there is a checkpoint to go on from. Without one a move would
+// have nothing to replay, and end where it began: it waits for the first.
+func (s *supervisor) canLeave() (bool, error) {
+	all, err := s.candidates()
+	if err != nil || slices.ContainsFunc(all, func(c candidate) bool { return c.skip == "" }) {
+		return err == nil, err
+	}
+	s.state.Considered = time.Time{} // and is looked at again at once
+	if !s.waits {
+		s.waits = true
+		s.state.alarm(s.lastNumber(), s.lastStep(), alarmAdvice, fmt.Sprintf("going on in pool %s is decided, and waits for a first checkpoint to go on from", s.Fallback.Pool.Name))
+	}
+	return false, nil
 }
 
 func (s *supervisor) lastStep() int {

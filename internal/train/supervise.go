@@ -48,6 +48,7 @@ type supervisor struct {
 	log      *logTailer
 	logged   time.Time
 	ill      map[string]int                     // looks in a row that saw a chip unhealthy
+	waits    bool                               // a move for a first checkpoint
 	missing  map[int]int                        // rank that is gone, to the step after which that was seen
 	ranked   atomic.Pointer[[]executor.Process] // what the inspector looks for
 	blind    int                                // looks since a rank was announced that did not see every one

@@ -56,9 +56,9 @@ func (e *Executor) Watch(ctx context.Context, name string) iter.Seq2[executor.St
 			select {
 			case <-ctx.Done():
 			case <-tick.C:
-			case <-ended:
+			case <-ended: // but a thread of it that is still ending may hold the task for a moment
 				ended = nil
-				tick.Reset(e.Interval)
+				tick.Reset(min(e.Interval, closely))
 			}
 		}
 	}
@@ -67,6 +67,9 @@ func (e *Executor) Watch(ctx context.Context, name string) iter.Seq2[executor.St
 // seldom is how many intervals lie between two looks where none is needed: for
 // what is not thought of.
 const seldom = 40
+
+// closely is how often it looks once the shim has ended.
+const closely = 20 * time.Millisecond
 
 // shimEnds tells when the task's shim has ended, which it does once it has
 // recorded the task's end.
