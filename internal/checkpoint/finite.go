@@ -28,14 +28,20 @@ func Finite(dir string) error {
 	if err := errors.Join(err, weights.Close()); err != nil {
 		return err
 	}
-	moments, err := tensor.Open(filepath.Join(dir, "optimizer.safetensors"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // a model without the means to resume
-	}
-	if err != nil {
+	moments, err := openMoments(dir)
+	if moments == nil || err != nil {
 		return err
 	}
 	return errors.Join(finite(moments, moments.Infos()), moments.Close())
+}
+
+// openMoments opens a checkpoint's optimizer state; nil for a model without the means to resume.
+func openMoments(dir string) (*tensor.File, error) {
+	moments, err := tensor.Open(filepath.Join(dir, "optimizer.safetensors"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return moments, err
 }
 
 type reader interface {
@@ -114,11 +120,8 @@ func Loadable(dir string) error {
 	if err := weights.Close(); err != nil {
 		return err
 	}
-	moments, err := tensor.Open(filepath.Join(dir, "optimizer.safetensors"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // a model without the means to resume
-	}
-	if err != nil {
+	moments, err := openMoments(dir)
+	if moments == nil || err != nil {
 		return err
 	}
 	return errors.Join(pairs(moments, shapes), moments.Close())

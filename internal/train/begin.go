@@ -15,7 +15,7 @@ import (
 // begin writes down that an attempt will start. attempt starts it, because a
 // supervisor that died in between must do so too.
 func (s *supervisor) begin(d Decision, skipped []checkpoint.Skipped) error {
-	if err := s.retain(d.Resume); err != nil {
+	if err := s.retain(d.Resume, s.Recipe.Train.Checkpoint.Keep); err != nil {
 		return err
 	}
 	s.state.Adjust.Skip = append(s.state.Adjust.Skip, d.Skip...)

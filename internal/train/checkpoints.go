@@ -138,10 +138,10 @@ func proveGood(dir string) error {
 	return checkpoint.Finite(dir)
 }
 
-// retain removes what nobody will go back to. The newest Keep that count stay,
+// retain removes what nobody will go back to. The newest keep that count stay,
 // the last of each recipe stage, last good, last proven, and what is to be
 // resumed; of an attempt that runs, nothing is touched: its trainer prunes.
-func (s *supervisor) retain(resume string) error {
+func (s *supervisor) retain(resume string, keep int) error {
 	all, err := s.candidates()
 	if err != nil {
 		return err
@@ -160,7 +160,7 @@ func (s *supervisor) retain(resume string) error {
 		if c.skip != "" {
 			continue
 		}
-		if kept < max(s.Recipe.Train.Checkpoint.Keep, 1) {
+		if kept < max(keep, 1) {
 			kept++
 			stay[c.Dir] = true
 		}
@@ -216,10 +216,7 @@ func (s *supervisor) makeRoom(resume string) error {
 	if s.roomToSave(resume) == nil {
 		return nil
 	}
-	keep := s.Recipe.Train.Checkpoint.Keep
-	s.Recipe.Train.Checkpoint.Keep = 1
-	err := s.retain(resume)
-	s.Recipe.Train.Checkpoint.Keep = keep
+	err := s.retain(resume, 1)
 	s.state.alarm(s.lastNumber(), 0, alarmDisk, "the disk is nearly full: older checkpoints were removed, last good and last proven kept")
 	if err != nil {
 		return err

@@ -167,6 +167,7 @@ type Cause struct {
 // The limits are from the faults of verifytest planted in a trained model with
 // latent attention and routed experts; design.md has the table.
 func (s signature) causes() []Cause {
+	const attentionCause = "positions or attention: the rotary embedding (RoPE base, scaling, interleaving, its kernel), the mask or scale, a query or key matrix, a context window"
 	var out []Cause
 	add := func(when bool, name, format string, args ...any) {
 		if when {
@@ -189,13 +190,13 @@ func (s signature) causes() []Cause {
 	add(penalised, "a penalty, a logit bias or banned tokens", "tokens already in the text moved by %+.3f nats against the others", s.seen)
 	add(even, "logits are scaled: temperature, processed log-probabilities, a soft cap, or the final norm", "slope %+.3f, evenly over all tokens", s.slope)
 	add(before, "the start of the text: BOS missing or doubled, a system prompt, the template", "the first token is %.3g× off, a typical one %.3g×", s.first, s.typical)
-	add(attention && !single, "positions or attention: the rotary embedding (RoPE base, scaling, interleaving, its kernel), the mask or scale, a query or key matrix, a context window",
+	add(attention && !single, attentionCause,
 		"exact after one token (%.3g×), %.3g× on a typical one, late tokens %.3g× as far as early ones", s.first, s.typical, s.late)
 	add(single, "few tokens are hit hard: one expert, block or row damaged or swapped, router ties, overflow",
 		"%.0f %% of tokens over 10× their floor, mean %.3g×, typical %.3g×", 100*s.hit, s.mean, s.typical)
 	add(gross && !attention, "wrong weights as a whole: a norm, the head, a dtype read as another, layers or shards out of order",
 		"mean KL %.2g nats, top-1 %.0f %%", s.raw, 100*s.top1)
-	add(attention && single, "positions or attention: the rotary embedding (RoPE base, scaling, interleaving, its kernel), the mask or scale, a query or key matrix, a context window",
+	add(attention && single, attentionCause,
 		"exact after one token (%.3g×), %.3g× on a typical one", s.first, s.typical)
 	add(noisy && !attention && !single, "noise everywhere alike: quantisation to 8 or 6 bits, another rounding, a slightly stale matrix",
 		"typical %.3g×, %.0f %% of tokens over 10×, not scaled", s.typical, 100*s.hit)

@@ -223,24 +223,21 @@ func (in *Input) from(i int) int {
 // shuffle puts the prompts into a random order, so that each is a fresh draw.
 func (in *Input) shuffle() {
 	r := rand.New(rand.NewPCG(in.Seed, 0x6f72646572))
-	n := len(in.Prompts)
-	prompts, from, kinds, limits := make([][]int, n), make([]int, n), make([]string, n), make([]int, n)
-	for i, j := range r.Perm(n) {
-		prompts[i], from[i] = in.Prompts[j], in.from(j)
-		if in.Strata != nil {
-			kinds[i] = in.Strata[j]
-		}
-		if in.Limits != nil {
-			limits[i] = in.Limits[j]
-		}
+	order := r.Perm(len(in.Prompts))
+	in.Prompts, in.From = permuted(in.Prompts, order), permuted(in.From, order)
+	in.Strata, in.Limits = permuted(in.Strata, order), permuted(in.Limits, order)
+}
+
+// permuted is x in another order; nil stays nil.
+func permuted[T any](x []T, order []int) []T {
+	if x == nil {
+		return nil
 	}
-	in.Prompts, in.From = prompts, from
-	if in.Strata != nil {
-		in.Strata = kinds
+	out := make([]T, len(order))
+	for i, j := range order {
+		out[i] = x[j]
 	}
-	if in.Limits != nil {
-		in.Limits = limits
-	}
+	return out
 }
 
 // collectAll runs the parts that are asked for. A later part is not begun when

@@ -43,7 +43,7 @@ func (e *Executor) Processes(_ context.Context, name string) ([]executor.Process
 func (e *Executor) Alive(_ context.Context, processes []executor.Process) ([]executor.Process, error) {
 	var out []executor.Process
 	for _, p := range processes {
-		if st, err := readStat(p.Pid); err == nil && st.start == p.Start && st.state != 'Z' && st.state != 'X' {
+		if living(p.Pid, p.Start) {
 			out = append(out, p)
 		}
 	}

@@ -73,15 +73,20 @@ func bootID() (string, error) {
 // running reports whether p still runs: same pid, start time and boot, and not
 // a corpse.
 func (p process) running() bool {
-	if p.Pid < 1 {
-		return false
-	}
-	st, err := readStat(p.Pid)
-	if err != nil || st.start != p.Start || st.state == 'Z' || st.state == 'X' {
+	if !living(p.Pid, p.Start) {
 		return false
 	}
 	boot, err := bootID()
 	return err == nil && boot == p.Boot
+}
+
+// living reports whether a process of this boot runs and is not a corpse.
+func living(pid int, start uint64) bool {
+	if pid < 1 {
+		return false
+	}
+	st, err := readStat(pid)
+	return err == nil && st.start == start && st.state != 'Z' && st.state != 'X'
 }
 
 // signal sends sig to p and to no other process: the descriptor is taken
